@@ -1,0 +1,1 @@
+//! Image data sets: CIFAR, IDX, ImageFolder, synthetic

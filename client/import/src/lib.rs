@@ -1,0 +1,1 @@
+//! ONNX and safetensors in and out

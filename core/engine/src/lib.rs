@@ -1,0 +1,1 @@
+//! Runs a model graph forward and backward; optimisers, schedules, public randomness

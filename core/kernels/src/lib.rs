@@ -1,0 +1,23 @@
+//! CPU operators of a model graph, forward and backward side by side, one folder per operator.
+//!
+//! An operator is a struct of attributes that implements [`Operator`]; adding one touches its folder and one line in
+//! [`registry`]. All images are `[N, C, H, W]`; results depend on the number of threads only through the fixed order of
+//! partial sums, so the same thread count gives the same bits.
+
+pub mod activation;
+pub mod add;
+pub mod batch_norm;
+pub mod conv2d;
+pub mod dropout;
+pub mod flatten;
+pub mod gemm;
+pub mod linear;
+pub mod operator;
+pub mod pool;
+pub mod registry;
+pub mod softmax_cross_entropy;
+pub mod threads;
+
+pub use operator::{Backward, Forward, GradInput, Mode, Operator, ParamSpec, Saved, SavedLen};
+pub use registry::Op;
+pub use threads::Threads;

@@ -1,0 +1,123 @@
+//! What every operator offers, and what it is given.
+
+use tensor::{Shape, ShapeError, Tensor, View, ViewMut};
+
+use crate::Threads;
+
+/// One operator of a model graph: its attributes, its shapes, and its two passes.
+pub trait Operator {
+    /// The operator's name in messages and tables, such as `conv2d`.
+    fn name(&self) -> &'static str;
+
+    /// Output shape, batch axis included, for these input shapes.
+    ///
+    /// # Errors
+    /// [`ShapeError`] where the attributes and the inputs do not fit together.
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError>;
+
+    /// Trained parameters, in the order `forward` expects them.
+    fn params(&self) -> Vec<ParamSpec> {
+        Vec::new()
+    }
+
+    /// State that training updates without a gradient (running statistics).
+    fn buffers(&self) -> Vec<ParamSpec> {
+        Vec::new()
+    }
+
+    /// How much `forward` leaves for `backward` beside inputs and output, for these input shapes.
+    fn saved_len(&self, _inputs: &[Shape]) -> SavedLen {
+        SavedLen::default()
+    }
+
+    /// Multiply-adds of one forward pass over these inputs; 0 for operators without products.
+    fn macs(&self, _inputs: &[Shape]) -> u64 {
+        0
+    }
+
+    /// Writes every element of `output`.
+    ///
+    /// Shapes have been checked with [`Operator::infer`]; buffers have the lengths their shapes say.
+    fn forward(&self, pass: Forward<'_>);
+
+    /// Writes (or adds to) every wanted input gradient and overwrites every parameter gradient.
+    fn backward(&self, pass: Backward<'_>);
+}
+
+/// Name (PyTorch's suffix: `weight`, `running_mean`) and shape of a parameter or buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamSpec {
+    pub name: &'static str,
+    pub shape: Shape,
+}
+
+impl ParamSpec {
+    pub fn new(name: &'static str, shape: impl Into<Shape>) -> Self {
+        ParamSpec { name, shape: shape.into() }
+    }
+}
+
+/// Which behaviour batch norm and dropout have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, running statistics updated, dropout drawn from this seed (already unique to node and step).
+    Train { seed: u64 },
+    /// Running statistics, no dropout.
+    Eval,
+}
+
+/// Lengths of [`Saved`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SavedLen {
+    pub floats: usize,
+    pub indices: usize,
+}
+
+/// What one operator's forward pass leaves for its backward pass.
+#[derive(Default)]
+pub struct Saved {
+    pub floats: Vec<f32>,
+    pub indices: Vec<u32>,
+}
+
+impl Saved {
+    pub fn new(len: SavedLen) -> Self {
+        Saved { floats: vec![0.0; len.floats], indices: vec![0; len.indices] }
+    }
+}
+
+/// Arguments of a forward pass.
+pub struct Forward<'a> {
+    pub inputs: &'a [View<'a>],
+    pub params: &'a [Tensor],
+    pub buffers: &'a mut [Tensor],
+    pub output: ViewMut<'a>,
+    /// At least as long as [`Operator::saved_len`] says.
+    pub saved: &'a mut Saved,
+    pub mode: Mode,
+    pub threads: &'a Threads,
+}
+
+/// Arguments of a backward pass.
+pub struct Backward<'a> {
+    pub inputs: &'a [View<'a>],
+    pub params: &'a [Tensor],
+    /// Running statistics, read in [`Mode::Eval`].
+    pub buffers: &'a [Tensor],
+    pub output: View<'a>,
+    pub grad_output: View<'a>,
+    pub saved: &'a Saved,
+    /// One per input; `None` where no gradient is wanted.
+    pub grad_inputs: &'a mut [Option<GradInput<'a>>],
+    /// One per parameter, overwritten; empty where the parameters are frozen.
+    pub grad_params: &'a mut [Tensor],
+    pub mode: Mode,
+    pub threads: &'a Threads,
+}
+
+/// Where the gradient of one input goes.
+pub struct GradInput<'a> {
+    pub data: &'a mut [f32],
+    /// Add to what is there (the value has several consumers) instead of overwriting it.
+    pub accumulate: bool,
+}

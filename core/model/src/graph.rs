@@ -1,0 +1,235 @@
+//! A model as a list of operators in topological order.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use kernels::{Op, ParamSpec};
+use serde::{Deserialize, Serialize};
+use tensor::{Shape, ShapeError};
+
+/// A value of a graph: 0 is the graph's input, `i + 1` the output of node `i`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ValueId(pub usize);
+
+impl ValueId {
+    /// The graph's input.
+    pub const INPUT: ValueId = ValueId(0);
+
+    /// The node that makes this value; `None` for the graph's input.
+    pub fn node(self) -> Option<usize> {
+        self.0.checked_sub(1)
+    }
+}
+
+/// One operator with its place in the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// PyTorch's module path where there is one (`layer1.0.conv1`); unique in the graph.
+    pub name: String,
+    pub op: Op,
+    pub inputs: Vec<ValueId>,
+    /// Where this node's parameters and buffers are in [`crate::Parameters`].
+    pub params: Range<usize>,
+    pub buffers: Range<usize>,
+}
+
+/// A checked model graph: every shape fits, every input exists, names are unique.
+///
+/// There is one input, of record shape [`Graph::input`], and one output. Encoded without what can be derived, and
+/// checked again on decoding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "RawGraph", into = "RawGraph")]
+pub struct Graph {
+    name: String,
+    nodes: Vec<Node>,
+    /// Shape of every value for a batch of one.
+    shapes: Vec<Shape>,
+    output: ValueId,
+    params: usize,
+    buffers: usize,
+}
+
+/// A graph that does not fit together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GraphError {
+    #[error("node `{node}` ({op}): {source}")]
+    Shape { node: String, op: &'static str, source: ShapeError },
+    #[error("node `{node}` reads value {value}, which is made later or not at all")]
+    Order { node: String, value: usize },
+    #[error("two nodes are called `{node}`")]
+    Name { node: String },
+    #[error("the output is value {value}, which does not exist")]
+    Output { value: usize },
+}
+
+impl Graph {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Record shape of the input, `[C, H, W]`.
+    pub fn input(&self) -> Shape {
+        self.shapes[0].record()
+    }
+
+    pub fn output(&self) -> ValueId {
+        self.output
+    }
+
+    /// Number of values: the input and one per node.
+    pub fn values(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// Shape of a value for a batch of `batch`.
+    pub fn shape(&self, value: ValueId, batch: usize) -> Shape {
+        self.shapes[value.0].with_batch(batch)
+    }
+
+    /// Shapes of a node's inputs for a batch of `batch`.
+    pub fn input_shapes(&self, node: usize, batch: usize) -> Vec<Shape> {
+        self.nodes[node].inputs.iter().map(|&v| self.shape(v, batch)).collect()
+    }
+
+    /// Number of outputs of a classifier: the length of one output record.
+    pub fn classes(&self) -> usize {
+        self.shapes[self.output.0].record_len()
+    }
+
+    /// Full PyTorch name and shape of every parameter, in [`crate::Parameters`] order.
+    pub fn param_specs(&self) -> Vec<(String, Shape)> {
+        self.specs(|op| op.operator().params())
+    }
+
+    /// Full PyTorch name and shape of every buffer, in [`crate::Parameters`] order.
+    pub fn buffer_specs(&self) -> Vec<(String, Shape)> {
+        self.specs(|op| op.operator().buffers())
+    }
+
+    /// Number of trained parameters (single numbers, not tensors).
+    pub fn param_count(&self) -> usize {
+        self.param_specs().iter().map(|(_, shape)| shape.len()).sum()
+    }
+
+    /// Multiply-adds of one forward pass of one record.
+    pub fn macs(&self) -> u64 {
+        (0..self.nodes.len()).map(|n| self.nodes[n].op.operator().macs(&self.input_shapes(n, 1))).sum()
+    }
+
+    fn specs(&self, of: impl Fn(&Op) -> Vec<ParamSpec>) -> Vec<(String, Shape)> {
+        let full = |node: &Node, spec: ParamSpec| (format!("{}.{}", node.name, spec.name), spec.shape);
+        self.nodes.iter().flat_map(|node| of(&node.op).into_iter().map(move |spec| full(node, spec))).collect()
+    }
+}
+
+/// Builds a [`Graph`] node by node, checking shapes as it goes.
+pub struct GraphBuilder {
+    graph: Graph,
+    names: HashSet<String>,
+}
+
+impl GraphBuilder {
+    /// Starts a graph whose input has record shape `input`, such as `[3, 32, 32]`.
+    pub fn new(name: impl Into<String>, input: Shape) -> Self {
+        let graph = Graph {
+            name: name.into(),
+            nodes: Vec::new(),
+            shapes: vec![input.batched(1)],
+            output: ValueId::INPUT,
+            params: 0,
+            buffers: 0,
+        };
+        GraphBuilder { graph, names: HashSet::new() }
+    }
+
+    /// Appends a node and returns its output.
+    ///
+    /// # Errors
+    /// [`GraphError`] if the name is taken, an input does not exist, or the shapes do not fit.
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        op: impl Into<Op>,
+        inputs: &[ValueId],
+    ) -> Result<ValueId, GraphError> {
+        let (name, op) = (name.into(), op.into());
+        let graph = &mut self.graph;
+        if let Some(missing) = inputs.iter().find(|v| v.0 >= graph.shapes.len()) {
+            return Err(GraphError::Order { node: name, value: missing.0 });
+        }
+        let operator = op.operator();
+        let shapes: Vec<Shape> = inputs.iter().map(|v| graph.shapes[v.0]).collect();
+        let shape = operator.infer(&shapes).map_err(|source| GraphError::Shape {
+            node: name.clone(),
+            op: operator.name(),
+            source,
+        })?;
+        if !self.names.insert(name.clone()) {
+            return Err(GraphError::Name { node: name });
+        }
+        let params = graph.params..graph.params + operator.params().len();
+        let buffers = graph.buffers..graph.buffers + operator.buffers().len();
+        graph.params = params.end;
+        graph.buffers = buffers.end;
+        graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), params, buffers });
+        graph.shapes.push(shape);
+        graph.output = ValueId(graph.nodes.len());
+        Ok(graph.output)
+    }
+
+    /// Record shape of a value made so far.
+    pub fn shape(&self, value: ValueId) -> Shape {
+        self.graph.shapes[value.0].record()
+    }
+
+    /// The finished graph, with the last node's value as its output.
+    pub fn finish(self) -> Graph {
+        self.graph
+    }
+
+    /// The finished graph with a chosen output.
+    ///
+    /// # Errors
+    /// [`GraphError::Output`] if there is no such value.
+    pub fn finish_at(mut self, output: ValueId) -> Result<Graph, GraphError> {
+        if output.0 >= self.graph.shapes.len() {
+            return Err(GraphError::Output { value: output.0 });
+        }
+        self.graph.output = output;
+        Ok(self.graph)
+    }
+}
+
+/// What is encoded of a graph; the rest is derived again, so that a decoded graph has passed every check.
+#[derive(Clone, Serialize, Deserialize)]
+struct RawGraph {
+    name: String,
+    input: Shape,
+    nodes: Vec<(String, Op, Vec<ValueId>)>,
+    output: ValueId,
+}
+
+impl From<Graph> for RawGraph {
+    fn from(graph: Graph) -> Self {
+        let (input, output) = (graph.input(), graph.output);
+        let nodes = graph.nodes.into_iter().map(|n| (n.name, n.op, n.inputs)).collect();
+        RawGraph { name: graph.name, input, nodes, output }
+    }
+}
+
+impl TryFrom<RawGraph> for Graph {
+    type Error = GraphError;
+
+    fn try_from(raw: RawGraph) -> Result<Self, GraphError> {
+        let mut builder = GraphBuilder::new(raw.name, raw.input);
+        for (name, op, inputs) in raw.nodes {
+            builder.add(name, op, &inputs)?;
+        }
+        builder.finish_at(raw.output)
+    }
+}

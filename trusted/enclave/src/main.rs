@@ -1,0 +1,3 @@
+//! The trusted process
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The only way out: clip, noise, release, ledger, boundary types

@@ -1,0 +1,1 @@
+//! Flows, placements, the interpreter and the trainer

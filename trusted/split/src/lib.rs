@@ -1,0 +1,1 @@
+//! Decompositions: light SVD, block DCT, recombination

@@ -1,0 +1,3 @@
+//! The untrusted accelerator process
+
+fn main() {}
