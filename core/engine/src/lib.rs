@@ -1,1 +1,18 @@
-//! Runs a model graph forward and backward; optimisers, schedules, public randomness
+//! Runs a model graph forward and backward on this processor, and everything public about training it: optimisers,
+//! schedules, batch order and augmentation.
+//!
+//! Both sides of the boundary use this crate: the enclave for what it trains, the CPU worker for what it is given.
+
+pub mod augment;
+pub mod batches;
+pub mod executor;
+pub mod learner;
+pub mod optimiser;
+pub mod random;
+pub mod schedule;
+
+pub use augment::{Augment, Draw};
+pub use executor::{Executor, Pass};
+pub use learner::{Learner, LearnerState, StateError};
+pub use optimiser::{Optimiser, OptimiserConfig};
+pub use schedule::{Decay, Schedule};

@@ -1,0 +1,139 @@
+//! A model with everything that changes while it is trained.
+
+use kernels::{Mode, Threads, softmax_cross_entropy};
+use model::{Graph, Parameters};
+use serde::{Deserialize, Serialize};
+use tensor::Tensor;
+
+use crate::executor::Pass;
+use crate::{Executor, Optimiser, OptimiserConfig};
+
+/// A graph, its parameters and their optimiser.
+pub struct Learner {
+    executor: Executor,
+    parameters: Parameters,
+    optimiser: Optimiser,
+}
+
+/// All that a [`Learner`] must keep to go on with the same bits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LearnerState {
+    pub parameters: Parameters,
+    pub optimiser: Vec<Tensor>,
+    pub updates: u64,
+}
+
+/// A state that does not belong to the model it was given to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the saved state does not belong to model `{model}`: {what} differ")]
+pub struct StateError {
+    pub model: String,
+    pub what: &'static str,
+}
+
+impl Learner {
+    /// A learner for batches of up to `batch` records.
+    ///
+    /// # Errors
+    /// [`StateError`] if `parameters` are not this graph's.
+    pub fn new(
+        graph: Graph,
+        parameters: Parameters,
+        optimiser: OptimiserConfig,
+        batch: usize,
+    ) -> Result<Self, StateError> {
+        if !parameters.fits(&graph) {
+            return Err(StateError { model: graph.name().to_owned(), what: "its parameters" });
+        }
+        let optimiser = Optimiser::new(optimiser, &parameters.params);
+        Ok(Learner { executor: Executor::for_training(graph, batch), parameters, optimiser })
+    }
+
+    pub fn graph(&self) -> &Graph {
+        self.executor.graph()
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Largest number of records in one pass.
+    pub fn batch(&self) -> usize {
+        self.executor.batch()
+    }
+
+    /// Where the input of the next forward pass goes.
+    pub fn input_mut(&mut self, records: usize) -> &mut [f32] {
+        self.executor.input_mut(records)
+    }
+
+    /// Output `[records, …]` for what [`Learner::input_mut`] holds.
+    pub fn forward(&mut self, pass: Pass, threads: &Threads) -> &[f32] {
+        self.executor.forward(&mut self.parameters, pass, threads)
+    }
+
+    /// Gradients of the last forward pass; see [`Executor::backward`].
+    pub fn backward(
+        &mut self,
+        grad_output: &[f32],
+        pass: Pass,
+        want_input: bool,
+        threads: &Threads,
+    ) -> Option<&[f32]> {
+        self.executor.backward(&self.parameters, grad_output, pass, want_input, threads)
+    }
+
+    /// One optimiser step with the gradients of the last backward pass.
+    pub fn update(&mut self, rate: f32) {
+        self.optimiser.step(&mut self.parameters.params, self.executor.grad_params(), rate);
+    }
+
+    /// Forward, softmax cross-entropy on the model's own logits, backward, update: one step of an ordinary classifier.
+    ///
+    /// Returns the logits `[records, K]` from before the update and the mean loss in nats.
+    pub fn train_step(
+        &mut self,
+        labels: &[u32],
+        pass: Pass,
+        rate: f32,
+        threads: &Threads,
+    ) -> (Vec<f32>, f32) {
+        let classes = self.graph().classes();
+        let logits = self.forward(pass, threads).to_vec();
+        let mut grad = vec![0.0; logits.len()];
+        let loss = softmax_cross_entropy::loss_and_gradient(&logits, labels, classes, &mut grad);
+        self.backward(&grad, pass, false, threads);
+        self.update(rate);
+        (logits, loss)
+    }
+
+    /// Logits in evaluation mode.
+    pub fn predict(&mut self, records: usize, threads: &Threads) -> &[f32] {
+        self.forward(Pass { records, mode: Mode::Eval }, threads)
+    }
+
+    /// A copy of everything that training changes.
+    pub fn state(&self) -> LearnerState {
+        LearnerState {
+            parameters: self.parameters.clone(),
+            optimiser: self.optimiser.state().to_vec(),
+            updates: self.optimiser.steps(),
+        }
+    }
+
+    /// Replaces everything that training changes.
+    ///
+    /// # Errors
+    /// [`StateError`] if the state belongs to another model or optimiser; nothing is changed then.
+    pub fn restore(&mut self, state: LearnerState, optimiser: &OptimiserConfig) -> Result<(), StateError> {
+        let wrong = |what| StateError { model: self.executor.graph().name().to_owned(), what };
+        if !state.parameters.fits(self.executor.graph()) {
+            return Err(wrong("its parameters"));
+        }
+        self.optimiser =
+            Optimiser::restored(optimiser.clone(), &state.parameters.params, state.optimiser, state.updates)
+                .ok_or_else(|| wrong("the optimiser's buffers"))?;
+        self.parameters = state.parameters;
+        Ok(())
+    }
+}
