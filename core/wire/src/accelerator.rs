@@ -1,0 +1,121 @@
+//! Jobs for the accelerator and its replies.
+//!
+//! Everything the accelerator gets is in these messages: a model, its public schedule, and one message per record. It
+//! trains on its own from there and streams logits back.
+
+use engine::{Augment, OptimiserConfig, Schedule};
+use model::Graph;
+use serde::{Deserialize, Serialize};
+
+/// A set of records the accelerator holds messages of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RecordSet {
+    Train,
+    Test,
+}
+
+/// What the message of one record is, and how it becomes the model's input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum InputForm {
+    /// `C·H·W` bytes; channel `c` becomes `(x/255 − mean[c]) / std[c]`, outside is black.
+    Pixels { shape: [usize; 3], mean: Vec<f32>, std: Vec<f32> },
+    /// `⌈C·H·W/8⌉` bytes; bit i (least significant first) becomes ±1, outside is 0. Each number then covers
+    /// `repeat`×`repeat` pixels of the model's input, and shifts are divided by `shift`.
+    Bits { shape: [usize; 3], repeat: usize, shift: usize },
+}
+
+impl InputForm {
+    /// Bytes of one record's message; `None` if the shape is absurd.
+    pub fn message_len(&self) -> Option<usize> {
+        let len = |shape: &[usize; 3]| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        match self {
+            InputForm::Pixels { shape, .. } => len(shape),
+            InputForm::Bits { shape, .. } => len(shape).map(|n| n.div_ceil(8)),
+        }
+    }
+}
+
+/// A model to hold and train, with its public schedule. The body holds its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    pub graph: Graph,
+    pub input: InputForm,
+    pub optimiser: OptimiserConfig,
+    pub schedule: Schedule,
+    pub augment: Augment,
+    /// Seed of the public randomness: order, augmentation, dropout.
+    pub seed: u64,
+    /// Epoch of the run in which the schedule's epoch 0 lies.
+    pub first_epoch: usize,
+    pub batch_size: usize,
+    pub train_records: usize,
+    pub test_records: usize,
+    pub threads: usize,
+}
+
+/// What the enclave asks for. The body of each is given in brackets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Job {
+    /// First message of a session → [`Reply::Ready`].
+    Hello { version: u32 },
+    /// [parameters] → [`Reply::Done`].
+    Load(Box<Load>),
+    /// [messages of `count` records from `first`, then, if `labels`, one u16 each] → [`Reply::Done`].
+    Store { set: RecordSet, first: usize, count: usize, labels: bool },
+    /// Trains `steps` steps on stored records → one [`Reply::Logits`] per step, from before its update, then
+    /// [`Reply::State`] if `snapshot`, then [`Reply::Done`].
+    Train { epoch: usize, first_step: usize, steps: usize, quiet: bool, snapshot: bool },
+    /// [a state, as [`Reply::State`] gave it] → [`Reply::Done`].
+    Restore { updates: u64 },
+    /// → [`Reply::State`], [`Reply::Done`].
+    Snapshot,
+    /// Logits of stored records in evaluation mode → [`Reply::Logits`], [`Reply::Done`].
+    Predict { set: RecordSet, first: usize, count: usize },
+    /// [messages] Logits of records that are not kept → [`Reply::Logits`], [`Reply::Done`].
+    Answer { count: usize },
+    /// Ends the session → [`Reply::Done`].
+    Finish,
+}
+
+impl Job {
+    /// The job's name in the boundary log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Job::Hello { .. } => "hello",
+            Job::Load(_) => "load",
+            Job::Store { .. } => "store",
+            Job::Train { .. } => "train",
+            Job::Restore { .. } => "restore",
+            Job::Snapshot => "snapshot",
+            Job::Predict { .. } => "predict",
+            Job::Answer { .. } => "answer",
+            Job::Finish => "finish",
+        }
+    }
+}
+
+/// What the accelerator answers. Everything in it is untrusted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    Ready {
+        version: u32,
+        device: String,
+    },
+    /// [`count × classes` numbers].
+    Logits {
+        step: usize,
+        count: usize,
+    },
+    /// [parameters, buffers, optimiser state].
+    State {
+        updates: u64,
+    },
+    /// The job is finished; processor seconds the session has used so far.
+    Done {
+        cpu_seconds: f64,
+    },
+    /// The job could not be done; why, in a sentence.
+    Failed {
+        why: String,
+    },
+}

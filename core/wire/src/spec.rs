@@ -1,0 +1,149 @@
+//! What a run is: everything the enclave must know, resolved and without defaults.
+
+use std::path::PathBuf;
+
+use engine::{Augment, OptimiserConfig, Schedule};
+use model::Graph;
+use serde::{Deserialize, Serialize};
+
+/// A whole run, as the client resolved it from RUN.toml.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// The model as the user named it, before any flow rewrites it.
+    pub graph: Graph,
+    pub flow: Flow,
+    pub privacy: Privacy,
+    pub train: Train,
+    pub threads: usize,
+    /// Largest peak of the trusted process the plan may have, in bytes.
+    pub memory: Option<u64>,
+    pub accelerator: Accelerator,
+}
+
+/// Where the nodes of the graph run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Flow {
+    /// Everything on the accelerator.
+    Plain,
+    /// Everything in the enclave.
+    Enclave,
+    /// One split, two flows.
+    Delta(Delta),
+}
+
+impl Flow {
+    /// The flow's name in RUN.toml.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Flow::Plain => "plain",
+            Flow::Enclave => "enclave",
+            Flow::Delta(_) => "delta",
+        }
+    }
+}
+
+/// The `delta` flow (flows.md section 2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    /// Principal channels kept in the enclave.
+    pub rank: usize,
+    pub decomposition: Decomposition,
+    /// Side of a DCT block, and of its kept corner; both 1: no spatial split.
+    pub block: usize,
+    pub keep: usize,
+    pub shape: ReleaseShape,
+    /// Factor on the widths of the derived main model.
+    pub width: f32,
+    /// Epochs of stage 1 (backbone and main model alone).
+    pub stage1_epochs: usize,
+    /// Weight of `‖WWᵀ − I‖²` over the main model's convolutions; 0 is off.
+    pub orthogonality: f32,
+}
+
+/// How principal channels are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decomposition {
+    /// Algorithm 1, so many alternations per channel.
+    Light { iterations: usize },
+    /// Exact SVD; slow, for tests.
+    Exact,
+}
+
+/// The shape `S` in which a residual leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReleaseShape {
+    /// `[C, H, W]`.
+    Full,
+    /// Mean over channels, `[1, H, W]`.
+    Mean,
+    /// Mean over channels, p×p averages, `[1, p, p]`.
+    Pooled(usize),
+}
+
+/// What is promised, and what may leave without a promise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Privacy {
+    pub protection: Protection,
+    /// δ of the guarantee.
+    pub delta: f64,
+    /// L2 clipping norm of one record's residual.
+    pub clip: f64,
+    /// UNPROTECTED kinds let through by name.
+    pub allow: Vec<String>,
+}
+
+/// How strong the noise on releases is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Protection {
+    /// Noise calibrated to this ε per record (replace-one neighbours).
+    Epsilon(f64),
+    /// No noise: the release is UNPROTECTED and must be allowed by name.
+    NoNoise,
+    /// The flow releases nothing.
+    NothingReleased,
+}
+
+/// How the model is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Train {
+    pub epochs: usize,
+    pub batch_size: usize,
+    pub schedule: Schedule,
+    pub optimiser: OptimiserConfig,
+    pub augment: Augment,
+    /// Public normalisation of pixels in [0, 1], per channel.
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+    /// Seed of the public randomness.
+    pub seed: u64,
+    /// Steps between checkpoints; there is always one at the end of an epoch.
+    pub checkpoint_steps: Option<usize>,
+}
+
+/// The accelerator and how it is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accelerator {
+    /// `None`: the flow or the command needs none.
+    pub address: Option<Address>,
+    pub threads: usize,
+    /// A reply that takes longer is an error.
+    pub timeout_seconds: f64,
+    /// Whether the trusted part goes on alone when the accelerator is gone.
+    pub on_failure: OnFailure,
+}
+
+/// What to do when the accelerator fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFailure {
+    /// Stop with an error; a run can be resumed.
+    Stop,
+    /// Go on with the trusted part alone, and say so.
+    Degrade,
+}
+
+/// Where the accelerator listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Address {
+    Unix(PathBuf),
+    Tcp(String),
+}
