@@ -160,13 +160,23 @@ pub enum ContentError {
         /// Classes there are.
         expected: usize,
     },
-    /// A picture or file larger than is read.
-    #[error("{found} is too large; at most {most} is read")]
+    /// A file larger than is read.
+    #[error("file has {found} bytes; at most {most} are read")]
     TooLarge {
-        /// Its size, with unit.
-        found: String,
-        /// The most, with unit.
-        most: String,
+        /// Bytes in it.
+        found: u64,
+        /// The most bytes.
+        most: u64,
+    },
+    /// A picture without pixels, or with more than are decoded, before or after resizing.
+    #[error("picture of {width}×{height}; at least one and at most {most} pixels are decoded")]
+    Picture {
+        /// Pixels across.
+        width: u32,
+        /// Pixels down.
+        height: u32,
+        /// The most pixels.
+        most: u64,
     },
     /// A JPEG file without its end.
     #[error("JPEG data stops before its end marker: the file is truncated or damaged")]

@@ -22,9 +22,7 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, DataError> {
     }
     let found = length.max(bytes.len() as u64);
     if found > most {
-        let problem =
-            ContentError::TooLarge { found: format!("{found} bytes"), most: format!("{most} bytes") };
-        return Err(content(path, problem));
+        return Err(content(path, ContentError::TooLarge { found, most }));
     }
     Ok(bytes)
 }
@@ -44,6 +42,16 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
         entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(fault)?;
     paths.sort();
     Ok(paths)
+}
+
+/// Zeros for the pixels of that many records.
+pub(crate) fn reserve(records: usize, record_bytes: usize) -> Result<Vec<u8>, DataError> {
+    let fault = || DataError::Memory { records, record_bytes };
+    let bytes = records.checked_mul(record_bytes).ok_or_else(fault)?;
+    let mut pixels = Vec::new();
+    pixels.try_reserve_exact(bytes).map_err(|_| fault())?;
+    pixels.resize(bytes, 0);
+    Ok(pixels)
 }
 
 pub(crate) fn missing(folder: &Path, looked_for: String) -> DataError {
