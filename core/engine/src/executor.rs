@@ -15,6 +15,9 @@ pub struct Executor {
     training: Option<Training>,
 }
 
+/// Most inputs an operator has.
+const MAX_INPUTS: usize = 2;
+
 /// What only the backward pass needs.
 struct Training {
     grad_params: Vec<Tensor>,
@@ -45,7 +48,7 @@ impl Executor {
     pub fn for_inference(graph: Graph, batch: usize) -> Self {
         let batch = batch.max(1);
         let values = (0..graph.values()).map(|v| Tensor::zeros(graph.shape(ValueId(v), batch))).collect();
-        let saved_len = |n| graph.nodes()[n].op.operator().saved_len(&graph.input_shapes(n, batch));
+        let saved_len = |n: usize| graph.nodes()[n].op.operator().saved_len(&graph.input_shapes(n, batch));
         let saved = (0..graph.nodes().len()).map(|n| Saved::new(saved_len(n))).collect();
         Executor { graph, batch, values, saved, training: None }
     }
@@ -177,12 +180,11 @@ impl Executor {
             output,
             grad_output: View { shape: output.shape, data: &grad[..output.data.len()] },
             saved: &self.saved[n],
-            grad_inputs: &mut grad_inputs,
+            grad_inputs: &mut grad_inputs[..inputs.len()],
             grad_params: &mut training.grad_params[node.params.clone()],
             mode: node_mode(pass.mode, n),
             threads,
         });
-        drop(grad_inputs);
         wanted.put_back(training, written);
         training.slots[own] = grad;
     }
@@ -209,18 +211,18 @@ impl<'a> WantedGradients<'a> {
         WantedGradients { values, buffers }
     }
 
-    fn views<'b>(&'b mut self, inputs: &[View<'_>], written: &[bool]) -> Vec<Option<GradInput<'b>>> {
+    fn views<'b>(&'b mut self, inputs: &[View<'_>], written: &[bool]) -> [Option<GradInput<'b>>; MAX_INPUTS] {
         let values = self.values;
-        let buffers = self.buffers.iter_mut().enumerate();
-        let as_view = |(i, buffer): (usize, &'b mut Option<Vec<f32>>)| {
+        let mut views = [const { None }; MAX_INPUTS];
+        for (i, (view, buffer)) in views.iter_mut().zip(&mut self.buffers).enumerate() {
             let accumulate = written[values[i].0] && !values[..i].contains(&values[i]);
             let len = inputs[i].data.len();
-            buffer.as_mut().map(|b| {
+            *view = buffer.as_mut().map(|b| {
                 b.resize(b.len().max(len), 0.0);
                 GradInput { data: &mut b[..len], accumulate }
-            })
-        };
-        buffers.map(as_view).collect()
+            });
+        }
+        views
     }
 
     fn put_back(self, training: &mut Training, written: &mut [bool]) {

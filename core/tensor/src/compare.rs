@@ -52,8 +52,7 @@ pub fn close(found: &[f32], expected: &[f32], tolerance: Tolerance) -> Result<()
     let mut worst: Option<Difference> = None;
     for (index, (&f, &e)) in found.iter().zip(expected).enumerate() {
         let error = if f.is_finite() && e.is_finite() { (f - e).abs() } else { f32::INFINITY };
-        // `!(<=)` rather than `>`: a NaN bound must fail.
-        let fails = !(error <= bound);
+        let fails = error > bound || !error.is_finite() || bound.is_nan();
         if fails && worst.as_ref().is_none_or(|w| error > w.error) {
             worst = Some(Difference { index, expected: e, found: f, error, bound });
         }

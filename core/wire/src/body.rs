@@ -38,7 +38,7 @@ pub fn from_u16(values: &[u16]) -> Vec<u8> {
 /// # Errors
 /// [`WireError::Body`] if the number of bytes is odd.
 pub fn to_u16(bytes: &[u8]) -> Result<Vec<u16>, WireError> {
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         return Err(WireError::Body { expected: bytes.len() + 1, found: bytes.len() });
     }
     Ok(bytes.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect())
