@@ -1,0 +1,1 @@
+//! The rank-r split over the channels of one sample.
