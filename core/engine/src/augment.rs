@@ -47,13 +47,12 @@ impl Draw {
 
     /// Writes the augmented record.
     ///
-    /// - Shapes: `source` and `out` `[C, H, W]`, `[c, h, w]` = `shape`
-    /// - `value(c, s)` maps a source element of channel `c`; `padding(c)` is what lies outside
-    pub fn apply<T: Copy>(
+    /// - Shapes: `out` `[C, H, W]` = `shape`
+    /// - `value(c, i)` is element `i` of the record, which lies in channel `c`; `padding(c)` is what lies outside
+    pub fn apply(
         self,
-        source: &[T],
         shape: [usize; 3],
-        value: impl Fn(usize, T) -> f32,
+        value: impl Fn(usize, usize) -> f32,
         padding: impl Fn(usize) -> f32,
         out: &mut [f32],
     ) {
@@ -62,16 +61,15 @@ impl Draw {
             let outside = padding(c);
             for y in 0..height {
                 let row_out = &mut out[(c * height + y) * width..][..width];
-                let from = y as i32 + self.dy;
-                if from < 0 || from >= height as i32 {
+                let from = y as i64 + i64::from(self.dy);
+                if from < 0 || from >= height as i64 {
                     row_out.fill(outside);
                     continue;
                 }
-                let row_in = &source[(c * height + from as usize) * width..][..width];
+                let row = (c * height + from as usize) * width;
                 for (x, o) in row_out.iter_mut().enumerate() {
-                    let at = x as i32 + self.dx;
-                    *o = match usize::try_from(at) {
-                        Ok(at) if at < width => value(c, row_in[if self.flip { width - 1 - at } else { at }]),
+                    *o = match usize::try_from(x as i64 + i64::from(self.dx)) {
+                        Ok(at) if at < width => value(c, row + if self.flip { width - 1 - at } else { at }),
                         _ => outside,
                     };
                 }
@@ -88,7 +86,7 @@ mod tests {
 
     fn apply(draw: Draw, source: &[u8]) -> Vec<f32> {
         let mut out = vec![f32::NAN; 6];
-        draw.apply(source, [1, 2, 3], |_, v| f32::from(v), |_| -1.0, &mut out);
+        draw.apply([1, 2, 3], |_, i| f32::from(source[i]), |_| -1.0, &mut out);
         out
     }
 

@@ -6,6 +6,7 @@
 pub mod augment;
 pub mod batches;
 pub mod executor;
+pub mod input;
 pub mod learner;
 pub mod optimiser;
 pub mod random;
@@ -13,6 +14,7 @@ pub mod schedule;
 
 pub use augment::{Augment, Draw};
 pub use executor::{Executor, Pass};
+pub use input::{FormError, InputForm};
 pub use learner::{Learner, LearnerState, StateError};
 pub use optimiser::{Optimiser, OptimiserConfig};
 pub use schedule::{Decay, Schedule};

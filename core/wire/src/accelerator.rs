@@ -3,7 +3,7 @@
 //! Everything the accelerator gets is in these messages: a model, its public schedule, and one message per record. It
 //! trains on its own from there and streams logits back.
 
-use engine::{Augment, OptimiserConfig, Schedule};
+use engine::{Augment, InputForm, OptimiserConfig, Schedule};
 use model::Graph;
 use serde::{Deserialize, Serialize};
 
@@ -12,27 +12,6 @@ use serde::{Deserialize, Serialize};
 pub enum RecordSet {
     Train,
     Test,
-}
-
-/// What the message of one record is, and how it becomes the model's input.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum InputForm {
-    /// `C·H·W` bytes; channel `c` becomes `(x/255 − mean[c]) / std[c]`, outside is black.
-    Pixels { shape: [usize; 3], mean: Vec<f32>, std: Vec<f32> },
-    /// `⌈C·H·W/8⌉` bytes; bit i (least significant first) becomes ±1, outside is 0. Each number then covers
-    /// `repeat`×`repeat` pixels of the model's input, and shifts are divided by `shift`.
-    Bits { shape: [usize; 3], repeat: usize, shift: usize },
-}
-
-impl InputForm {
-    /// Bytes of one record's message; `None` if the shape is absurd.
-    pub fn message_len(&self) -> Option<usize> {
-        let len = |shape: &[usize; 3]| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        match self {
-            InputForm::Pixels { shape, .. } => len(shape),
-            InputForm::Bits { shape, .. } => len(shape).map(|n| n.div_ceil(8)),
-        }
-    }
 }
 
 /// A model to hold and train, with its public schedule. The body holds its parameters.
