@@ -130,7 +130,3 @@ fn margin(side: u64, crop: u64) -> u32 {
 fn planes(pixels: &[u8], channels: usize) -> Vec<u8> {
     (0..channels).flat_map(|c| pixels.iter().skip(c).step_by(channels).copied()).collect()
 }
-
-#[cfg(test)]
-#[path = "decode_tests.rs"]
-mod tests;

@@ -151,7 +151,3 @@ fn layout(folder: &Path, problem: String) -> DataError {
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
-
-#[cfg(test)]
-#[path = "folder_tests.rs"]
-mod tests;

@@ -105,6 +105,3 @@ fn contrasting(draw: &mut Draw, other: Colour) -> Colour {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
