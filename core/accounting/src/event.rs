@@ -85,6 +85,17 @@ impl Loss {
         self.at(0.5, delta)
     }
 
+    /// Whether [`Loss::epsilon`] at this δ is at most `epsilon`; one evaluation instead of a search.
+    pub fn within(&self, epsilon: f64, delta: f64) -> bool {
+        let left = epsilon - self.pure;
+        if self.mu_squared == 0.0 {
+            return left >= 0.0;
+        }
+        // `left` was rounded once.
+        let left = if self.pure == 0.0 { left } else { left.next_down() };
+        left >= 0.0 && gaussian::delta(left, self.mu_squared.sqrt().next_up()) <= delta
+    }
+
     fn at(&self, scale: f64, delta: f64) -> f64 {
         if self.mu_squared == 0.0 {
             return self.pure;

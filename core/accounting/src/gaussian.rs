@@ -12,6 +12,9 @@ use crate::{AccountingError, checked};
 /// Below this μ the difference of two Mills ratios is replaced by a bound from their slopes.
 const SMALL_MU: f64 = 1e-5;
 
+/// How much larger than needed σ is made: the rounding of a million charges stays within the ε it was made for.
+const SIGMA_MARGIN: f64 = 1e-9;
+
 /// The smallest δ for which a release with `μ = Δ/σ` is (ε, δ)-private, rounded up.
 ///
 /// 1 (nothing is promised) where `epsilon` or `mu` is negative or not a number; 0 for `mu = 0`.
@@ -67,7 +70,7 @@ pub fn epsilon(mu: f64, delta: f64) -> f64 {
     bisect(0.0, high, enough)
 }
 
-/// The smallest σ that makes a release of this L2 sensitivity (ε, δ)-private, rounded up.
+/// The smallest σ that makes a release of this L2 sensitivity (ε, δ)-private, rounded up (by 1e-9 relative).
 ///
 /// # Errors
 /// [`AccountingError::Parameter`] unless `epsilon ≥ 0`, `0 < delta < 1` and `sensitivity > 0`, all finite.
@@ -85,8 +88,7 @@ pub fn sigma(epsilon: f64, delta: f64, sensitivity: f64) -> Result<f64, Accounti
     while enough(low) {
         low /= 2.0;
     }
-    // Two roundings follow the bisection (1/m inside it, m·Δ after it): one step up for each.
-    Ok((bisect(low, high, enough).next_up() * sensitivity).next_up())
+    Ok(bisect(low, high, enough) * (1.0 + SIGMA_MARGIN) * sensitivity)
 }
 
 /// `μ` of many Gaussian releases about the same record, each given as (sensitivity, σ): `sqrt(Σ (Δ_i/σ_i)²)`, rounded up.

@@ -1,1 +1,31 @@
-//! The only way out: clip, noise, release, ledger, boundary types
+//! The only way out of the enclave: clip, noise, release, ledger, boundary types.
+//!
+//! Nothing that depends on private data leaves except as a [`Released`] value, which only this crate makes and only
+//! after the [`ledger`] was charged; as a [`Public`] value, which was declared so; or as an [`Unprotected`] one, whose
+//! kind the configuration allows by name. An accelerator link accepts `impl` [`Crossing`] and nothing else.
+
+mod bit_release;
+mod boundary;
+mod digest;
+mod kind;
+mod label_release;
+pub mod ledger;
+mod noise;
+mod permissions;
+mod records;
+mod release_shape;
+
+pub use bit_release::{
+    BitRelease, BitReleaseConfig, PlainBits, ReleaseBatch, ReleaseError, UnusableMechanism,
+};
+pub use boundary::{Crossing, Payload, Private, Public, Released, Unprotected};
+pub use digest::{Digest, NotADigest};
+pub use kind::{Class, Direction, Kind};
+pub use label_release::LabelRelease;
+pub use ledger::{
+    Budget, Charge, ChargeError, Head, Ledger, LedgerError, LedgerStore, LedgerWriter, Receipt, StoreError,
+};
+pub use noise::{MechanismId, NoiseKey};
+pub use permissions::{Permissions, Refused, UnknownKind};
+pub use records::{InvalidRecords, RecordSet};
+pub use release_shape::{ReleaseShape, UnknownShape};

@@ -1,0 +1,116 @@
+//! The shape in which a residual leaves.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tensor::ShapeError;
+
+/// How a residual `[C, H, W]` becomes the `k` numbers that are noised.
+///
+/// Written `full`, `mean` or `pooled:P`. Fewer numbers carry more signal each at equal ε.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+#[non_exhaustive]
+pub enum ReleaseShape {
+    /// Every number: `C·H·W`.
+    Full,
+    /// Mean over channels: `H·W`.
+    Mean,
+    /// Mean over channels and over `P × P` windows: `(H/P)·(W/P)`.
+    Pooled(usize),
+}
+
+/// A text that names no shape.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no shape of a release; known: full, mean, pooled:P with P at least 1, as in pooled:4")]
+pub struct UnknownShape(pub String);
+
+impl ReleaseShape {
+    /// Channels, height and width of the released numbers, for a residual `[C, H, W]`.
+    ///
+    /// # Errors
+    /// [`ShapeError::Attribute`] if windows do not tile the residual.
+    pub fn output(self, [c, h, w]: [usize; 3]) -> Result<[usize; 3], ShapeError> {
+        let what = "pooled release";
+        match self {
+            ReleaseShape::Full => Ok([c, h, w]),
+            ReleaseShape::Mean => Ok([1, h, w]),
+            ReleaseShape::Pooled(0) => {
+                Err(ShapeError::Attribute { what, value: 0, reason: "a window has at least one pixel" })
+            }
+            ReleaseShape::Pooled(p) if h % p == 0 && w % p == 0 => Ok([1, h / p, w / p]),
+            ReleaseShape::Pooled(p) => {
+                Err(ShapeError::Attribute { what, value: p, reason: "it must divide height and width" })
+            }
+        }
+    }
+
+    /// Reduces one residual; NaN and infinities count as 0.
+    ///
+    /// - Shapes: `data` `[C, H, W]` → `out`, as long as [`ReleaseShape::output`] says, overwritten
+    pub(crate) fn reduce(self, [c, h, w]: [usize; 3], data: &[f32], out: &mut [f64]) {
+        let window = match self {
+            ReleaseShape::Full => {
+                out.iter_mut().zip(data).for_each(|(o, &x)| *o = finite(x));
+                return;
+            }
+            ReleaseShape::Mean => 1,
+            ReleaseShape::Pooled(p) => p,
+        };
+        out.fill(0.0);
+        let width = w / window;
+        for (row, pixels) in data.chunks_exact(w.max(1)).enumerate() {
+            let into = &mut out[(row % h) / window * width..][..width];
+            for (sum, pixels) in into.iter_mut().zip(pixels.chunks_exact(window)) {
+                *sum += pixels.iter().map(|&x| finite(x)).sum::<f64>();
+            }
+        }
+        let count = (c * window * window) as f64;
+        out.iter_mut().for_each(|sum| *sum /= count);
+    }
+}
+
+fn finite(x: f32) -> f64 {
+    if x.is_finite() { f64::from(x) } else { 0.0 }
+}
+
+impl fmt::Display for ReleaseShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReleaseShape::Full => f.write_str("full"),
+            ReleaseShape::Mean => f.write_str("mean"),
+            ReleaseShape::Pooled(p) => write!(f, "pooled:{p}"),
+        }
+    }
+}
+
+impl std::str::FromStr for ReleaseShape {
+    type Err = UnknownShape;
+
+    fn from_str(text: &str) -> Result<Self, UnknownShape> {
+        match text {
+            "full" => Ok(ReleaseShape::Full),
+            "mean" => Ok(ReleaseShape::Mean),
+            _ => text
+                .strip_prefix("pooled:")
+                .and_then(|p| p.parse().ok())
+                .filter(|&p| p > 0)
+                .map(ReleaseShape::Pooled)
+                .ok_or_else(|| UnknownShape(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for ReleaseShape {
+    type Error = UnknownShape;
+
+    fn try_from(text: String) -> Result<Self, UnknownShape> {
+        text.parse()
+    }
+}
+
+impl From<ReleaseShape> for String {
+    fn from(shape: ReleaseShape) -> String {
+        shape.to_string()
+    }
+}
