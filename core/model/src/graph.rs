@@ -7,6 +7,8 @@ use kernels::{Op, ParamSpec};
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
+use crate::limits::{self, MAX_NAME, MAX_NODES, MAX_PARAMETERS};
+
 /// A value of a graph: 0 is the graph's input, `i + 1` the output of node `i`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ValueId(pub usize);
@@ -54,13 +56,25 @@ pub struct Graph {
 #[non_exhaustive]
 pub enum GraphError {
     #[error("node `{node}` ({op}): {source}")]
-    Shape { node: String, op: &'static str, source: ShapeError },
+    Shape { node: String, op: &'static str, source: Box<ShapeError> },
     #[error("node `{node}` reads value {value}, which is made later or not at all")]
     Order { node: String, value: usize },
     #[error("two nodes are called `{node}`")]
     Name { node: String },
+    #[error("a name of {length} bytes is longer than {MAX_NAME}")]
+    LongName { length: usize },
     #[error("the output is value {value}, which does not exist")]
     Output { value: usize },
+    #[error("input {shape}: {reason}")]
+    Input { shape: Shape, reason: &'static str },
+    #[error("node `{node}` ({op}): {what} is not a value the operator is defined for")]
+    Attribute { node: String, op: &'static str, what: &'static str },
+    #[error("node `{node}` ({op}): {what} is {value}, the limit is {limit}")]
+    Limit { node: String, op: &'static str, what: &'static str, value: usize, limit: usize },
+    #[error("the graph has more than {MAX_NODES} nodes")]
+    Nodes,
+    #[error("the graph has more than {MAX_PARAMETERS} parameters")]
+    Parameters,
 }
 
 impl Graph {
@@ -96,6 +110,16 @@ impl Graph {
         self.nodes[node].inputs.iter().map(|&v| self.shape(v, batch)).collect()
     }
 
+    /// The node called `name`.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
+    /// The nodes that read a value, in order.
+    pub fn consumers(&self, value: ValueId) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len()).filter(move |&n| self.nodes[n].inputs.contains(&value))
+    }
+
     /// Number of outputs of a classifier: the length of one output record.
     pub fn classes(&self) -> usize {
         self.shapes[self.output.0].record_len()
@@ -116,14 +140,18 @@ impl Graph {
         self.param_specs().iter().map(|(_, shape)| shape.len()).sum()
     }
 
-    /// Multiply-adds of one forward pass of one record.
+    /// Multiply-adds of one forward pass of one record; saturates.
     pub fn macs(&self) -> u64 {
-        (0..self.nodes.len()).map(|n| self.nodes[n].op.operator().macs(&self.input_shapes(n, 1))).sum()
+        let macs = |n: usize| self.nodes[n].op.operator().macs(&self.input_shapes(n, 1));
+        (0..self.nodes.len()).map(macs).fold(0, u64::saturating_add)
     }
 
     fn specs(&self, of: impl Fn(&Op) -> Vec<ParamSpec>) -> Vec<(String, Shape)> {
         let full = |node: &Node, spec: ParamSpec| (format!("{}.{}", node.name, spec.name), spec.shape);
-        self.nodes.iter().flat_map(|node| of(&node.op).into_iter().map(move |spec| full(node, spec))).collect()
+        self.nodes
+            .iter()
+            .flat_map(|node| of(&node.op).into_iter().map(move |spec| full(node, spec)))
+            .collect()
     }
 }
 
@@ -131,49 +159,76 @@ impl Graph {
 pub struct GraphBuilder {
     graph: Graph,
     names: HashSet<String>,
+    elements: usize,
 }
 
 impl GraphBuilder {
-    /// Starts a graph whose input has record shape `input`, such as `[3, 32, 32]`.
+    /// Starts a graph whose input has record shape `input`, such as `[3, 32, 32]`; for shapes known to be valid.
+    ///
+    /// # Panics
+    /// Where [`GraphBuilder::try_new`] is an error.
     pub fn new(name: impl Into<String>, input: Shape) -> Self {
+        Self::try_new(name, input).expect("a literal input shape is a valid record")
+    }
+
+    /// Starts a graph whose input has record shape `input`, such as `[3, 32, 32]`.
+    ///
+    /// # Errors
+    /// [`GraphError::Input`] unless there are one to three axes, none empty and none absurdly long;
+    /// [`GraphError::LongName`].
+    pub fn try_new(name: impl Into<String>, input: Shape) -> Result<Self, GraphError> {
+        limits::check_input(input)?;
+        let name = checked_name(name.into())?;
         let graph = Graph {
-            name: name.into(),
+            name,
             nodes: Vec::new(),
             shapes: vec![input.batched(1)],
             output: ValueId::INPUT,
             params: 0,
             buffers: 0,
         };
-        GraphBuilder { graph, names: HashSet::new() }
+        Ok(GraphBuilder { graph, names: HashSet::new(), elements: 0 })
     }
 
     /// Appends a node and returns its output.
     ///
     /// # Errors
-    /// [`GraphError`] if the name is taken, an input does not exist, or the shapes do not fit.
+    /// [`GraphError`] if the name is taken, an input does not exist, the shapes do not fit, an attribute makes no sense,
+    /// or something exceeds the [`limits`].
     pub fn add(
         &mut self,
         name: impl Into<String>,
         op: impl Into<Op>,
         inputs: &[ValueId],
     ) -> Result<ValueId, GraphError> {
-        let (name, op) = (name.into(), op.into());
+        let (name, op) = (checked_name(name.into())?, op.into());
         let graph = &mut self.graph;
+        if graph.nodes.len() == MAX_NODES {
+            return Err(GraphError::Nodes);
+        }
         if let Some(missing) = inputs.iter().find(|v| v.0 >= graph.shapes.len()) {
             return Err(GraphError::Order { node: name, value: missing.0 });
         }
+        limits::check_op(&name, &op)?;
         let operator = op.operator();
         let shapes: Vec<Shape> = inputs.iter().map(|v| graph.shapes[v.0]).collect();
         let shape = operator.infer(&shapes).map_err(|source| GraphError::Shape {
             node: name.clone(),
             op: operator.name(),
-            source,
+            source: Box::new(source),
         })?;
+        limits::check_value(&name, &op, shape)?;
+        let (params, buffers) = (operator.params(), operator.buffers());
+        let elements: usize = params.iter().chain(&buffers).map(|spec| spec.shape.len()).sum();
+        self.elements += elements;
+        if self.elements > MAX_PARAMETERS {
+            return Err(GraphError::Parameters);
+        }
         if !self.names.insert(name.clone()) {
             return Err(GraphError::Name { node: name });
         }
-        let params = graph.params..graph.params + operator.params().len();
-        let buffers = graph.buffers..graph.buffers + operator.buffers().len();
+        let params = graph.params..graph.params + params.len();
+        let buffers = graph.buffers..graph.buffers + buffers.len();
         graph.params = params.end;
         graph.buffers = buffers.end;
         graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), params, buffers });
@@ -205,13 +260,17 @@ impl GraphBuilder {
     }
 }
 
+fn checked_name(name: String) -> Result<String, GraphError> {
+    if name.len() > MAX_NAME { Err(GraphError::LongName { length: name.len() }) } else { Ok(name) }
+}
+
 /// What is encoded of a graph; the rest is derived again, so that a decoded graph has passed every check.
 #[derive(Clone, Serialize, Deserialize)]
-struct RawGraph {
-    name: String,
-    input: Shape,
-    nodes: Vec<(String, Op, Vec<ValueId>)>,
-    output: ValueId,
+pub(crate) struct RawGraph {
+    pub(crate) name: String,
+    pub(crate) input: Shape,
+    pub(crate) nodes: Vec<(String, Op, Vec<ValueId>)>,
+    pub(crate) output: ValueId,
 }
 
 impl From<Graph> for RawGraph {
@@ -226,10 +285,13 @@ impl TryFrom<RawGraph> for Graph {
     type Error = GraphError;
 
     fn try_from(raw: RawGraph) -> Result<Self, GraphError> {
-        let mut builder = GraphBuilder::new(raw.name, raw.input);
+        let mut builder = GraphBuilder::try_new(raw.name, raw.input)?;
         for (name, op, inputs) in raw.nodes {
             builder.add(name, op, &inputs)?;
         }
         builder.finish_at(raw.output)
     }
 }
+
+#[cfg(test)]
+mod tests;

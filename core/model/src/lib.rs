@@ -1,7 +1,12 @@
 //! Model graphs, parameters, architectures and the checked model file.
 
+pub mod derive;
+pub mod file;
 pub mod graph;
+mod init;
+pub mod limits;
 pub mod parameters;
+pub mod zoo;
 
 pub use graph::{Graph, GraphBuilder, GraphError, Node, ValueId};
-pub use parameters::Parameters;
+pub use parameters::{Parameters, ParametersError};
