@@ -12,6 +12,9 @@ use crate::{AccountingError, checked};
 /// Below this μ the difference of two Mills ratios is replaced by a bound from their slopes.
 const SMALL_MU: f64 = 1e-5;
 
+/// From here on the normal density is below every positive float.
+const NO_DENSITY: f64 = 39.0;
+
 /// How much larger than needed σ is made: the rounding of a million charges stays within the ε it was made for.
 const SIGMA_MARGIN: f64 = 1e-9;
 
@@ -27,7 +30,7 @@ pub fn delta(epsilon: f64, mu: f64) -> f64 {
     }
     let t = epsilon / mu - mu / 2.0;
     let s = epsilon / mu + mu / 2.0;
-    if t == f64::INFINITY {
+    if t >= NO_DENSITY {
         return f64::MIN_POSITIVE;
     }
     // e^ε φ(s) = φ(t), so e^ε Φ(−s) = φ(t) M(s) with the Mills ratio M: no overflow, however large ε is.
