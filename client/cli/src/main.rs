@@ -1,3 +1,3 @@
-//! The asymflow command
+//! The `asymflow` command.
 
 fn main() {}

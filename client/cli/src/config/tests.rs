@@ -1,0 +1,109 @@
+use super::*;
+
+const SMALL: &str = "[model]\narchitecture = \"cnn-small\"\n[data]\nformat = \"synthetic\"\n[flow]\nkind = \"enclave\"\n";
+
+fn parse(text: &str) -> Result<Config, String> {
+    Loaded::parse(text, Path::new("RUN.toml")).map(|l| l.config).map_err(|e| e.to_string())
+}
+
+/// The error of [`SMALL`] with more lines at its end.
+fn error(more: &str) -> String {
+    parse(&format!("{SMALL}{more}")).expect_err(more)
+}
+
+#[test]
+fn every_key_but_model_data_and_flow_has_a_default() {
+    let config = parse(SMALL).unwrap();
+    assert_eq!((config.train.epochs, config.train.batch_size), (30, 128));
+    assert_eq!(config.accelerator.address, "spawn:cpu");
+    for section in ["model", "data", "flow"] {
+        let without: String = SMALL.split('[').filter(|s| !s.is_empty() && !s.starts_with(section)).map(|s| format!("[{s}")).collect();
+        assert_eq!(parse(&without).unwrap_err(), format!("RUN.toml: `{section}` is missing; every RUN.toml needs it"));
+    }
+}
+
+#[test]
+fn unknown_keys_name_line_and_nearest() {
+    assert_eq!(error("[train]\nephocs = 3\n"), "RUN.toml:8: unknown key `ephocs`; did you mean `epochs`?");
+    assert_eq!(error("[trian]\nepochs = 3\n"), "RUN.toml:7: unknown key `trian`; did you mean `train`?");
+    assert!(error("[trusted]\nzzzzzzzz = 3\n").contains("known: where, memory, threads, key"));
+}
+
+#[test]
+fn wrong_values_name_key_and_line() {
+    for (more, expected) in [
+        ("[train]\nbatch_size = 0", ":8: train.batch_size: must be at least 1"),
+        ("[train]\nbatch_size = -1", ":8: invalid value: integer `-1`, expected usize in `batch_size = -1`"),
+        ("[train]\nepochs = \"ten\"", ":8: invalid type: string \"ten\", expected usize in `epochs = \"ten\"`"),
+        ("[train]\noptimiser = \"adam\"", ":8: `adam` is not known here; did you mean `adamw`?"),
+        ("[train]\nschedule = \"step\"", ":8: train.schedule: `step` needs `milestones"),
+        ("[privacy]\nepsilon = 0.0", ":8: privacy.epsilon: 0 is not a number above 0"),
+        ("[privacy]\nepsilon = nan", ":8: privacy.epsilon: NaN is not a number above 0"),
+        ("[privacy]\nlabels = \"withheld\"", ":8: privacy.labels: `withheld` is not available yet"),
+        ("[privacy]\nallow = [\"lables\"]", ":8: privacy.allow: `lables` is not known here; did you mean `labels`?"),
+        ("[trusted]\nwhere = \"https://host:1\"", ":8: trusted.where: `https://host:1` is not available yet"),
+        ("[trusted]\nmemory = \"much\"", ":8: trusted.memory: `much` is not a size"),
+        ("[accelerator]\naddress = \"tcp:host\"", ":8: accelerator.address: `tcp:host` is not an address"),
+        ("[accelerator]\naddress = \"spawn:gpu\"", ":8: accelerator.address: `spawn:gpu` is not an address"),
+        ("[train", ":7: "),
+    ] {
+        let found = error(more);
+        assert!(found.starts_with(&format!("RUN.toml{expected}")), "{found}");
+    }
+}
+
+#[test]
+fn flows_that_release_need_a_stated_strength() {
+    let delta = SMALL.replace("enclave", "delta");
+    assert!(parse(&delta).unwrap_err().contains("state `epsilon = …`, or `noise = 0.0`"));
+    assert!(parse(&format!("{delta}[privacy]\nepsilon = 8.0")).is_ok());
+    assert!(parse(&format!("{delta}[privacy]\nnoise = 0.0")).is_ok());
+    assert!(parse(&format!("{delta}[privacy]\nnoise = 0.5")).unwrap_err().contains("only 0.0"));
+    assert!(parse(&format!("{delta}[privacy]\nnoise = 0.0\nepsilon = 1.0")).unwrap_err().contains("not both"));
+}
+
+#[test]
+fn flows_and_architectures_by_name() {
+    let asymml = parse(&SMALL.replace("enclave", "asymml")).unwrap_err();
+    assert_eq!(asymml, "RUN.toml:6: flow.kind: `asymml` is not available yet; there are plain, enclave, delta");
+    assert!(parse(&SMALL.replace("enclave", "detla")).unwrap_err().ends_with("did you mean `delta`?"));
+    assert!(parse(&SMALL.replace("cnn-small", "resnet81")).unwrap_err().contains("did you mean `resnet18`?"));
+}
+
+#[test]
+fn presets_give_defaults_and_the_file_goes_before() {
+    for (name, text) in PRESETS {
+        let preset: toml::Table = toml::from_str(text).unwrap();
+        let own = format!("{SMALL}preset = \"{name}\"\nrank = 3\n[train]\nepochs = 7\nlearning_rate = 0.5\n");
+        let config = parse(&own).unwrap();
+        assert_eq!((config.flow.rank, config.train.epochs, config.train.learning_rate), (3, 7, Some(0.5)));
+        let batch = preset["train"]["batch_size"].as_integer().unwrap() as usize;
+        assert_eq!(config.train.batch_size, batch, "{name}");
+    }
+    assert!(error("preset = \"paper-cifra\"").contains("did you mean `paper-cifar`?"));
+}
+
+#[test]
+fn what_is_written_reads_back_as_itself() {
+    let text = format!("{SMALL}shape = \"pooled:4\"\n[data.normalise]\nmean = [0.1]\nstd = [0.3]\n[train]\noptimiser = \"adamw\"\n[trusted]\nkey = \"k\"\n");
+    let mut config = parse(&text).unwrap();
+    config.anchor(Path::new("/somewhere"));
+    assert_eq!(config.trusted.key.as_deref(), Some(Path::new("/somewhere/k")));
+    let written = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&written).unwrap(), config);
+}
+
+#[test]
+fn shapes_and_augmentations() {
+    use wire::spec::ReleaseShape;
+    assert_eq!(parse_shape("pooled:4"), Some(ReleaseShape::Pooled(4)));
+    assert_eq!(parse_shape("mean"), Some(ReleaseShape::Mean));
+    for wrong in ["", "pooled", "pooled:", "pooled:0", "pooled:-1", "Full"] {
+        assert_eq!(parse_shape(wrong), None, "{wrong}");
+    }
+    let words = ["flip".to_owned(), "crop4".to_owned()];
+    assert_eq!(parse_augment(&words), Ok(engine::Augment { flip: true, crop: 4 }));
+    for wrong in ["flop", "crop", "crop0", "crop-1", "crop65"] {
+        assert_eq!(parse_augment(&[wrong.to_owned()]), Err(wrong));
+    }
+}

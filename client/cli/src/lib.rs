@@ -1,0 +1,3 @@
+//! The `asymflow` command.
+
+pub mod config;
