@@ -52,7 +52,7 @@ pub fn decode_image(path: &Path, shape: [usize; 3], resize: Option<usize>) -> Re
 
 fn decode(path: &Path) -> Result<DynamicImage, DataError> {
     let bytes = files::read(path, MOST_BYTES)?;
-    let fault = |source| DataError::Decode { file: path.to_owned(), source };
+    let fault = |reason| DataError::Decode { file: path.to_owned(), reason };
     let reader = ImageReader::new(Cursor::new(&bytes));
     let reader = reader.with_guessed_format().expect("reading from memory cannot fail");
     let format = reader.format();

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Why a data set or an image cannot be had.
+/// Why a data set or an image cannot be had. The text is complete: there is no source to print after it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -30,12 +30,12 @@ pub enum DataError {
         looked_for: String,
     },
     /// The operating system would not read it.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Read {
         /// The file or folder.
         path: PathBuf,
         /// Its reason.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A file does not hold what its format says.
     #[error("{}: {problem}", file.display())]
@@ -43,7 +43,6 @@ pub enum DataError {
         /// The file.
         file: PathBuf,
         /// What is wrong in it, and where.
-        #[source]
         problem: ContentError,
     },
     /// Two files that go together differ in the number of records.
@@ -63,12 +62,12 @@ pub enum DataError {
         labels: usize,
     },
     /// A picture is damaged, or of a kind that is not read.
-    #[error("{}: cannot decode: {source}; JPEG and PNG are read", file.display())]
+    #[error("{}: cannot decode: {reason}; JPEG and PNG are read", file.display())]
     Decode {
         /// The file.
         file: PathBuf,
         /// The decoder's reason.
-        source: image::ImageError,
+        reason: image::ImageError,
     },
     /// A folder is not laid out as an image folder.
     #[error("{}: {problem}; expected train/CLASS/IMAGE.jpg|png and val/CLASS/… or test/CLASS/…", folder.display())]

@@ -11,7 +11,7 @@ pub(crate) const MOST_DATA: u64 = 8 << 30;
 
 /// The bytes of a file, which may be `most` long.
 pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, DataError> {
-    let fault = |source| DataError::Read { path: path.to_owned(), source };
+    let fault = |reason| DataError::Read { path: path.to_owned(), reason };
     let file = File::open(path).map_err(fault)?;
     let length = file.metadata().map_err(fault)?.len();
     let mut bytes = Vec::new();
@@ -36,7 +36,7 @@ pub(crate) fn find(folder: &Path, sub: &str, names: &[String]) -> Result<PathBuf
 
 /// Sorted paths in a folder.
 pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let fault = |source| DataError::Read { path: folder.to_owned(), source };
+    let fault = |reason| DataError::Read { path: folder.to_owned(), reason };
     let entries = std::fs::read_dir(folder).map_err(fault)?;
     let mut paths =
         entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(fault)?;

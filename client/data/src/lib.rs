@@ -249,3 +249,34 @@ pub fn load(source: &Source, split: Split) -> Result<Images, DataError> {
 fn numbered(count: usize) -> Vec<String> {
     (0..count).map(|class| class.to_string()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_deviation_of_each_channel() {
+        let images = Images {
+            shape: [2, 1, 2],
+            pixels: vec![0, 255, 51, 51, 255, 0, 51, 51],
+            labels: vec![0, 0],
+            classes: numbered(1),
+        };
+        let (mean, std) = images.mean_std();
+        assert_eq!((mean, std), (vec![0.5, 0.2], vec![0.5, 0.0]));
+        assert_eq!(images.record(1), [255, 0, 51, 51]);
+        let none = Images { pixels: vec![], labels: vec![], ..images };
+        assert!(none.is_empty());
+        assert_eq!(none.mean_std(), (vec![0.0; 2], vec![0.0; 2]));
+    }
+
+    #[test]
+    fn formats_are_read_by_name() {
+        for format in Format::ALL {
+            assert_eq!(format.to_string().parse::<Format>().unwrap(), format);
+        }
+        let fault = "cifar".parse::<Format>().unwrap_err().to_string();
+        assert!(fault.contains("`cifar`"), "{fault}");
+        assert!(Format::ALL.iter().all(|format| fault.contains(format.name())), "{fault}");
+    }
+}

@@ -1,4 +1,5 @@
 //! IDX: small generated files, plain and gzip, and faults put into them.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::fs;
 use std::io::Write;

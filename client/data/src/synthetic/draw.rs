@@ -40,4 +40,11 @@ impl Draw {
             }
         }
     }
+
+    /// A vector of length 1, at most 29° from the first axis: slopes to either side of it equally likely.
+    pub(super) fn upright(&mut self) -> [f32; 2] {
+        let slope = self.between(-0.55, 0.55);
+        let length = (1.0 + slope * slope).sqrt();
+        [1.0 / length, slope / length]
+    }
 }

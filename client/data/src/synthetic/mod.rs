@@ -1,7 +1,7 @@
 //! A colour data set drawn from a seed: ten classes of shapes and textures, 3×32×32.
 //!
-//! Place, size, rotation, colours, a colour gradient, specks and noise are random, so that neither one pixel nor colour
-//! tells the class: a linear model of the pixels fails, a small convolutional network does not. Record `n` of a split
+//! Place, size, rotation (up to 29°), colours, a gradient, specks and noise are random, so that neither one pixel nor
+//! colour tells the class: a linear model of the pixels fails, a small convolutional network does not. Record `n` of a split
 //! depends on seed, split and `n` alone. Only integer arithmetic and `+ − × ÷ √ ⌊⌋` of IEEE floats are used: the same
 //! bytes on every machine.
 
@@ -43,16 +43,14 @@ pub(crate) fn load(source: &Source, split: Split, limit: usize) -> Result<Images
 fn draw_record(draw: &mut Draw, shape: Shape, record: &mut [u8]) {
     let background = colour(draw);
     let mut canvas = gradient(draw, background);
-    for _ in 0..4 {
+    for _ in 0..3 {
         speck(draw, &mut canvas);
     }
     let ink = contrasting(draw, background);
     let distance = shape.place(draw);
     paint(&mut canvas, ink, distance);
-    for _ in 0..2 {
-        speck(draw, &mut canvas);
-    }
-    let noise = draw.between(8.0, 40.0);
+    speck(draw, &mut canvas);
+    let noise = draw.between(4.0, 26.0);
     for (at, value) in record.iter_mut().enumerate() {
         let clean = canvas[at % (SIDE * SIDE)][at / (SIDE * SIDE)];
         let noisy = clean + noise * (draw.unit() - draw.unit());
@@ -100,7 +98,7 @@ fn contrasting(draw: &mut Draw, other: Colour) -> Colour {
     loop {
         let ink = colour(draw);
         let difference: f32 = ink.iter().zip(other).map(|(a, b)| (a - b).abs()).sum();
-        if difference > 200.0 {
+        if difference > 260.0 {
             return ink;
         }
     }

@@ -50,9 +50,9 @@ impl Shape {
 
     /// Draws place, size and rotation; gives the signed distance, in pixels, of a point to the edge, negative inside.
     pub(super) fn place(self, draw: &mut Draw) -> impl Fn([f32; 2]) -> f32 + use<> {
-        let size = draw.between(7.5, 12.5);
-        let centre = [0; 2].map(|_| draw.between(10.5, 21.5));
-        let along = draw.direction();
+        let size = draw.between(9.0, 13.0);
+        let centre = [0; 2].map(|_| draw.between(11.5, 20.5));
+        let along = draw.upright();
         let grain = Grain::draw(draw);
         move |point| {
             let pixels = turned(point, centre, along);
@@ -77,10 +77,10 @@ impl Shape {
         let centre = [0.0; 2];
         match self {
             Self::Disc => disc([x, y], 0.85),
-            Self::Ring => disc([x, y], 0.75).abs() - 0.2,
+            Self::Ring => disc([x, y], 0.72).abs() - 0.2,
             Self::Square => block([x, y], centre, [0.75; 2]),
             Self::Triangle => {
-                let sides = [-y, x * SQRT_3_HALVES + y * 0.5, y * 0.5 - x * SQRT_3_HALVES];
+                let sides = [y, x * SQRT_3_HALVES - y * 0.5, -x * SQRT_3_HALVES - y * 0.5];
                 sides.into_iter().fold(f32::MIN, f32::max) - 0.5
             }
             Self::Cross => block([x, y], centre, [1.0, 0.28]).min(block([x, y], centre, [0.28, 1.0])),
@@ -101,7 +101,7 @@ struct Grain {
 impl Grain {
     fn draw(draw: &mut Draw) -> Self {
         Self {
-            period: draw.between(4.0, 6.5),
+            period: draw.between(4.5, 6.5),
             start: [0; 2].map(|_| draw.unit()),
             tilt: draw.between(-0.25, 0.25),
             round: draw.unit() < 0.5,
