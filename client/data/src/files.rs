@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{ContentError, DataError};
 
-/// The most bytes of one data file that are read.
-pub(crate) const MOST_DATA: u64 = 8 << 30;
+/// The most bytes of one data file that are read, before and after decompression.
+pub(crate) const MOST_DATA: u64 = 2 << 30;
 
 /// The bytes of a file, which may be `most` long.
 pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, DataError> {

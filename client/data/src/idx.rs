@@ -13,8 +13,6 @@ use crate::{ContentError, DataError, Images, Split, numbered};
 const IMAGES_MAGIC: u32 = 0x803;
 const LABELS_MAGIC: u32 = 0x801;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// Deflate cannot expand a byte into more (RFC 1951: 258 bytes from two one-bit codes).
-const MOST_EXPANSION: u64 = 1032;
 
 /// The bytes of an image file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +28,8 @@ pub struct IdxImages {
 /// The images in a file's bytes, plain or gzip by their first two.
 ///
 /// # Errors
-/// [`ContentError::Magic`], [`ContentError::Length`], [`ContentError::Dimensions`] or [`ContentError::Gzip`]. Nothing is
-/// allocated beyond what the bytes can hold.
+/// [`ContentError::Magic`], [`ContentError::Length`], [`ContentError::Dimensions`] or [`ContentError::Gzip`]. Memory
+/// grows with what is there, not with what the header claims.
 pub fn parse_images(bytes: &[u8]) -> Result<IdxImages, ContentError> {
     let (dims, pixels) = parse(bytes, IMAGES_MAGIC, "an IDX file of images", 3)?;
     Ok(IdxImages { count: dims[0], size: [dims[1], dims[2]], pixels })
@@ -51,16 +49,14 @@ fn parse(
     what: &'static str,
     rank: usize,
 ) -> Result<(Vec<usize>, Vec<u8>), ContentError> {
-    let gzip = bytes.starts_with(&GZIP_MAGIC);
-    let most = if gzip { bytes.len() as u64 * MOST_EXPANSION } else { bytes.len() as u64 };
-    if gzip {
-        body(MultiGzDecoder::new(bytes), most, magic, what, rank)
+    if bytes.starts_with(&GZIP_MAGIC) {
+        body(MultiGzDecoder::new(bytes), u64::MAX, magic, what, rank)
     } else {
-        body(bytes, most, magic, what, rank)
+        body(bytes, bytes.len() as u64, magic, what, rank)
     }
 }
 
-/// Dimensions and bytes of a stream that can hold `most` bytes.
+/// Dimensions and bytes of a stream, which is known to hold `most` bytes or fewer.
 fn body(
     mut stream: impl Read,
     most: u64,
