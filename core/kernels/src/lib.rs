@@ -7,16 +7,24 @@
 pub mod activation;
 pub mod add;
 pub mod batch_norm;
+mod check;
 pub mod conv2d;
 pub mod dropout;
+mod elementwise;
 pub mod flatten;
 pub mod gemm;
 pub mod linear;
 pub mod operator;
 pub mod pool;
 pub mod registry;
+mod simd;
 pub mod softmax_cross_entropy;
+mod sums;
+#[cfg(test)]
+mod testing;
 pub mod threads;
+#[cfg(test)]
+mod vectors;
 
 pub use operator::{Backward, Forward, GradInput, Mode, Operator, ParamSpec, Saved, SavedLen};
 pub use registry::Op;

@@ -1,9 +1,13 @@
 //! ReLU, leaky ReLU and PReLU.
 
+mod prelu;
+
+pub use prelu::Prelu;
+
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator, ParamSpec};
+use crate::{Backward, Forward, Operator, check, elementwise};
 
 /// `max(x, 0)`; derivative 0 at 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,21 +19,31 @@ impl Operator for Relu {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
+        check::one("relu", inputs)
     }
 
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
+    fn forward(&self, pass: Forward<'_>) {
+        // This way round, a NaN stays one and is noticed.
+        elementwise::map(
+            pass.threads,
+            pass.inputs[0].data,
+            pass.output.data,
+            |x| if x <= 0.0 { 0.0 } else { x },
+        );
     }
 
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
+    fn backward(&self, pass: Backward<'_>) {
+        let Some(grad) = &mut pass.grad_inputs[0] else { return };
+        elementwise::gradient(pass.threads, grad, pass.output.data, pass.grad_output.data, |y, dy| {
+            if y > 0.0 { dy } else { 0.0 }
+        });
     }
 }
 
 /// `x` where positive, else `slope · x`; derivative `slope` at 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LeakyRelu {
+    /// Factor of the negative side.
     pub slope: f32,
 }
 
@@ -39,43 +53,28 @@ impl Operator for LeakyRelu {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
+        check::attribute("leaky_relu slope", 0, self.slope.is_finite(), "it must be finite")?;
+        check::one("leaky_relu", inputs)
     }
 
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
+    fn forward(&self, pass: Forward<'_>) {
+        let slope = self.slope;
+        elementwise::map(pass.threads, pass.inputs[0].data, pass.output.data, |x| leak(x, slope));
     }
 
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
-    }
-}
-
-/// Leaky ReLU with a trained slope, shared or per channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Prelu {
-    /// 1 (shared) or the number of channels.
-    pub parameters: usize,
-}
-
-impl Operator for Prelu {
-    fn name(&self) -> &'static str {
-        "prelu"
-    }
-
-    fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
-    }
-
-    fn params(&self) -> Vec<ParamSpec> {
-        vec![ParamSpec::new("weight", [self.parameters])]
-    }
-
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
-    }
-
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
+    fn backward(&self, pass: Backward<'_>) {
+        let Some(grad) = &mut pass.grad_inputs[0] else { return };
+        let slope = self.slope;
+        elementwise::gradient(pass.threads, grad, pass.inputs[0].data, pass.grad_output.data, |x, dy| {
+            if x > 0.0 { dy } else { slope * dy }
+        });
     }
 }
+
+#[inline(always)]
+fn leak(x: f32, slope: f32) -> f32 {
+    if x > 0.0 { x } else { slope * x }
+}
+
+#[cfg(test)]
+mod tests;

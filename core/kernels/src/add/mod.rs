@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator};
+use crate::{Backward, Forward, Operator, elementwise};
 
 /// `a + b`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,14 +15,24 @@ impl Operator for Add {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
+        match *inputs {
+            [a, b] if a == b => Ok(a),
+            [a, b] => Err(ShapeError::Mismatch { what: "add", expected: a, found: b }),
+            _ => Err(ShapeError::Inputs { what: "add", expected: 2, found: inputs.len() }),
+        }
     }
 
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
+    fn forward(&self, pass: Forward<'_>) {
+        let [a, b] = [pass.inputs[0].data, pass.inputs[1].data];
+        elementwise::map2(pass.threads, a, b, pass.output.data, |a, b| a + b);
     }
 
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
+    fn backward(&self, pass: Backward<'_>) {
+        for grad in pass.grad_inputs.iter_mut().flatten() {
+            elementwise::pass_on(pass.threads, grad, pass.grad_output.data);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,48 @@
 //! 2-D convolution (cross-correlation).
+//!
+//! A product of matrices whose left operand, the columns, is made panel by panel on the fly ([`columns`]); depthwise
+//! convolutions are direct loops ([`depthwise`]). No result depends on the number of threads.
+
+mod backward_input;
+mod backward_weight;
+mod columns;
+mod depthwise;
+mod forward;
+mod geometry;
+mod pieces;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod twin;
 
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator, ParamSpec};
+use self::forward::Start;
+use self::geometry::Geometry;
+use crate::simd::vectorised;
+use crate::{Backward, Forward, Operator, ParamSpec, Threads, check, sums};
 
 /// 2-D convolution: any kernel size, stride, zero padding, dilation and groups, with or without bias.
+///
+/// Shapes: `x` `[N,C,H,W]`, `weight` `[K,C/groups,KH,KW]`, `bias` `[K]` → `[N,K,H',W']`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conv2d {
+    /// Channels of the input.
     pub in_channels: usize,
+    /// Channels of the output.
     pub out_channels: usize,
+    /// Height and width of the kernel.
     pub kernel: [usize; 2],
+    /// Vertical and horizontal step between windows.
     pub stride: [usize; 2],
     /// Zeros before and after each axis: top, left, bottom, right.
     pub padding: [usize; 4],
+    /// Vertical and horizontal step inside a window.
     pub dilation: [usize; 2],
+    /// Groups of channels that do not see each other.
     pub groups: usize,
+    /// Whether there is a bias.
     pub bias: bool,
 }
 
@@ -34,24 +61,37 @@ impl Conv2d {
         }
     }
 
+    /// The same stride along both axes.
     pub fn stride(mut self, stride: usize) -> Self {
         self.stride = [stride; 2];
         self
     }
 
+    /// The same padding on all four sides.
     pub fn padding(mut self, padding: usize) -> Self {
         self.padding = [padding; 4];
         self
     }
 
+    /// This many groups.
     pub fn groups(mut self, groups: usize) -> Self {
         self.groups = groups;
         self
     }
 
+    /// With or without bias.
     pub fn bias(mut self, bias: bool) -> Self {
         self.bias = bias;
         self
+    }
+
+    fn weight_dims(&self) -> [usize; 4] {
+        let per_group = self.in_channels.checked_div(self.groups).unwrap_or(0);
+        [self.out_channels, per_group, self.kernel[0], self.kernel[1]]
+    }
+
+    fn geometry(&self, input: Shape) -> Geometry {
+        Geometry::new(self, input).expect("shapes were checked with `infer`")
     }
 }
 
@@ -61,21 +101,60 @@ impl Operator for Conv2d {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
+        let input = check::one("conv2d", inputs)?;
+        Geometry::new(self, input)?.output(input.dims()[0])
     }
 
     fn params(&self) -> Vec<ParamSpec> {
-        let [kh, kw] = self.kernel;
-        let weight = ParamSpec::new("weight", [self.out_channels, self.in_channels / self.groups, kh, kw]);
-        let bias = self.bias.then(|| ParamSpec::new("bias", [self.out_channels]));
+        let weight = check::param("weight", &self.weight_dims());
+        let bias = self.bias.then(|| check::param("bias", &[self.out_channels]));
         std::iter::once(weight).chain(bias).collect()
     }
 
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
+    fn macs(&self, inputs: &[Shape]) -> u64 {
+        let outputs = self.infer(inputs).map_or(0, |output| output.len() as u64);
+        let per_output: usize = self.weight_dims()[1..].iter().product();
+        outputs.saturating_mul(per_output as u64)
     }
 
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
+    fn forward(&self, pass: Forward<'_>) {
+        let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
+        let weight = pass.params[0].data();
+        let start = pass.params.get(1).map_or(Start::Zero, |bias| Start::Bias(bias.data()));
+        if geometry.is_depthwise() {
+            depthwise::forward(pass.threads, &geometry, x, weight, start, pass.output.data);
+        } else {
+            forward::forward(pass.threads, &geometry, x, weight, start, pass.output.data);
+        }
     }
+
+    fn backward(&self, pass: Backward<'_>) {
+        let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
+        let (weight, dy, threads) = (pass.params[0].data(), pass.grad_output.data, pass.threads);
+        let depthwise = geometry.is_depthwise();
+        if let Some(dx) = &mut pass.grad_inputs[0] {
+            let backward_input =
+                if depthwise { depthwise::backward_input } else { backward_input::backward_input };
+            backward_input(threads, &geometry, dy, weight, dx);
+        }
+        let [dw, db @ ..] = pass.grad_params else { return };
+        if !dw.data().is_empty() {
+            let backward_weight =
+                if depthwise { depthwise::backward_weight } else { backward_weight::backward_weight };
+            backward_weight(threads, &geometry, x, dy, dw.data_mut());
+        }
+        if let [db] = db {
+            backward_bias(threads, dy, geometry.output_plane(), db.data_mut());
+        }
+    }
+}
+
+/// Gradient of the bias: the sum of `dy` over each channel.
+fn backward_bias(threads: &Threads, dy: &[f32], plane: usize, db: &mut [f32]) {
+    let channels = db.len();
+    threads.for_each_chunk(db, 1, |c, db| {
+        let blocks = sums::channel(dy.len(), plane, channels, c);
+        let sum: f64 = blocks.map(|b| vectorised(sums::block, (&dy[b.clone()], &dy[b], |dy, _| dy))).sum();
+        db[0] = sum as f32;
+    });
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator};
+use crate::{Backward, Forward, Operator, check, elementwise};
 
 /// Joins all axes but the first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,14 +15,23 @@ impl Operator for Flatten {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
+        let input = check::one("flatten", inputs)?;
+        match *input.dims() {
+            [] => Err(ShapeError::Rank { what: "flatten", expected: 2, found: input }),
+            [n, ..] => Shape::try_new(&[n, input.record_len()]),
+        }
     }
 
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
+    fn forward(&self, pass: Forward<'_>) {
+        elementwise::map(pass.threads, pass.inputs[0].data, pass.output.data, |x| x);
     }
 
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
+    fn backward(&self, pass: Backward<'_>) {
+        if let Some(grad) = &mut pass.grad_inputs[0] {
+            elementwise::pass_on(pass.threads, grad, pass.grad_output.data);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,83 +1,71 @@
 //! Max, average and adaptive average pooling.
 
-use serde::{Deserialize, Serialize};
+mod average;
+mod max;
+
+pub use average::{AdaptiveAvgPool2d, AvgPool2d};
+pub use max::MaxPool2d;
+
+use std::ops::Range;
+
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator};
+use crate::check;
 
-/// Maximum over each window; of equal maxima, the first in row-major order gets the gradient.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MaxPool2d {
-    pub kernel: [usize; 2],
-    pub stride: [usize; 2],
-    pub padding: [usize; 2],
+/// One image plane and where the windows of its output are.
+#[derive(Clone, Copy)]
+struct Plane {
+    input: [usize; 2],
+    output: [usize; 2],
 }
 
-impl Operator for MaxPool2d {
-    fn name(&self) -> &'static str {
-        "max_pool2d"
+impl Plane {
+    fn new(input: Shape, output: Shape) -> Self {
+        let last = |shape: Shape| match *shape.dims() {
+            [.., h, w] => [h, w],
+            _ => [0, 0],
+        };
+        Plane { input: last(input), output: last(output) }
     }
 
-    fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
+    fn input_len(&self) -> usize {
+        self.input[0] * self.input[1]
     }
 
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
-    }
-
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
-    }
-}
-
-/// Mean over each window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AvgPool2d {
-    pub kernel: [usize; 2],
-    pub stride: [usize; 2],
-    pub padding: [usize; 2],
-    pub count_include_pad: bool,
-}
-
-impl Operator for AvgPool2d {
-    fn name(&self) -> &'static str {
-        "avg_pool2d"
-    }
-
-    fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
-    }
-
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
-    }
-
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
+    fn output_len(&self) -> usize {
+        self.output[0] * self.output[1]
     }
 }
 
-/// Mean over windows chosen so that the output has a fixed size.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AdaptiveAvgPool2d {
-    pub output: [usize; 2],
+/// Output shape of windows of a fixed size, one attribute set for both axes.
+fn infer_windows(
+    what: &'static str,
+    inputs: &[Shape],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Result<Shape, ShapeError> {
+    let [n, c, h, w] = check::one(what, inputs)?.nchw(what)?;
+    let mut output = [n, c, 0, 0];
+    for (axis, len) in [h, w].into_iter().enumerate() {
+        // With this, no window lies wholly in the padding.
+        let allowed = padding[axis] <= kernel[axis] / 2;
+        check::attribute(what, padding[axis], allowed, "padding is at most half of the kernel")?;
+        check::attribute(what, len, len > 0, "an empty image has no windows")?;
+        let steps = [kernel[axis], stride[axis], 1];
+        output[2 + axis] = check::positions(what, len, steps, [padding[axis]; 2])?;
+    }
+    Shape::try_new(&output)
 }
 
-impl Operator for AdaptiveAvgPool2d {
-    fn name(&self) -> &'static str {
-        "adaptive_avg_pool2d"
-    }
-
-    fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        todo!()
-    }
-
-    fn forward(&self, _pass: Forward<'_>) {
-        todo!()
-    }
-
-    fn backward(&self, _pass: Backward<'_>) {
-        todo!()
-    }
+/// The part of window `position` that lies on an axis of `len` elements.
+#[inline(always)]
+fn window(position: usize, kernel: usize, stride: usize, padding: usize, len: usize) -> Range<usize> {
+    let start = position * stride;
+    start.saturating_sub(padding)..(start + kernel).saturating_sub(padding).min(len)
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;

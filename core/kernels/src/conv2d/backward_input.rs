@@ -1,0 +1,126 @@
+use super::columns::{Images, add_back};
+use super::forward::{Start, convolve};
+use super::geometry::Geometry;
+use super::pieces::{Piece, divide, images_together};
+use crate::gemm::{self, Kernel, Matrix, Output};
+use crate::{GradInput, Threads};
+
+/// Gradient of the input.
+///
+/// `dx[n,c,h,w] = Σ_{k,i,j} dy[n,k,(h+p−i·d)/s,(w+p−j·d)/s] · weight[k,c,i,j]`, over terms whose index is whole and in
+/// range.
+pub(super) fn backward_input(
+    threads: &Threads,
+    geometry: &Geometry,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut GradInput<'_>,
+) {
+    match geometry.transposed() {
+        Some(transposed) => as_convolution(threads, geometry, &transposed, dy, weight, dx),
+        None => by_columns(threads, geometry, dy, weight, dx),
+    }
+}
+
+/// With stride 1: the convolution of `dy` with the kernels turned by 180°.
+fn as_convolution(
+    threads: &Threads,
+    geometry: &Geometry,
+    transposed: &Geometry,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut GradInput<'_>,
+) {
+    let start = if dx.accumulate { Start::Keep } else { Start::Zero };
+    let (c, k, taps) = (geometry.inputs, geometry.outputs, geometry.taps());
+    let group_len = c * k * taps;
+    if taps == 1 {
+        let weights = |group: usize| Matrix::new(&weight[group * group_len..][..group_len], k, c);
+        return convolve(threads, transposed, dy, weights, start, dx.data);
+    }
+    // `[K, C, taps]` → `[C, K, taps reversed]` in each group.
+    let mut turned = threads.scratch(weight.len());
+    threads.for_each_chunk(&mut turned, k * taps, |row, turned| {
+        let (group, channel) = (row / c, row % c);
+        let source = weight[group * group_len + channel * taps..].chunks(c * taps);
+        for (turned, source) in turned.chunks_mut(taps).zip(source) {
+            turned.iter_mut().zip(source[..taps].iter().rev()).for_each(|(to, &x)| *to = x);
+        }
+    });
+    let (turned, depth) = (&*turned, k * taps);
+    let weights =
+        |group: usize| Matrix::strided(&turned[group * group_len..][..group_len], [depth, c], [1, depth]);
+    convolve(threads, transposed, dy, weights, start, dx.data);
+}
+
+/// Elements of the columns' gradient made at a time.
+const COLUMNS: usize = 128 * 1024;
+
+/// With any stride: the gradient of the columns, `Wᵀ·dy`, added back to where the columns came from.
+fn by_columns(threads: &Threads, geometry: &Geometry, dy: &[f32], weight: &[f32], dx: &mut GradInput<'_>) {
+    let kernel = Kernel::detected();
+    let together = images_together(geometry, kernel.width());
+    let sizes = [geometry.groups, geometry.inputs, geometry.input_plane()];
+    let accumulate = dx.accumulate;
+    let pieces = divide(dx.data, sizes, threads.count(), together, 1);
+    threads.for_each_item(pieces, |mut piece| {
+        for group in piece.groups.clone() {
+            group_columns(threads, kernel, geometry, dy, weight, &mut piece, group, accumulate);
+        }
+    });
+}
+
+#[allow(clippy::too_many_arguments)]
+fn group_columns(
+    threads: &Threads,
+    kernel: &Kernel,
+    geometry: &Geometry,
+    dy: &[f32],
+    weight: &[f32],
+    piece: &mut Piece<'_>,
+    group: usize,
+    accumulate: bool,
+) {
+    let (k, depth) = (geometry.outputs, geometry.depth());
+    let of_output = geometry.of_output();
+    let gradient = Images::new(threads, &of_output, dy, piece.images.clone(), group * k..(group + 1) * k);
+    let columns = piece.channels.start * geometry.taps()..piece.channels.end * geometry.taps();
+    let right = Matrix::new(&weight[group * k * depth..][..k * depth], k, depth).columns(columns.clone());
+
+    let rows = piece.images.len() * geometry.output_plane();
+    let step = (COLUMNS / columns.len()).next_multiple_of(kernel.width()).min(rows.max(1));
+    let mut scratch = threads.scratch(gemm::scratch_len(kernel, step, k));
+    let mut made = threads.scratch(columns.len() * step);
+    let [height, width] = geometry.padded();
+    let image_stride = piece.channels.len() * height * width;
+    let mut padded = threads.scratch(piece.images.len() * image_stride);
+    padded.fill(0.0);
+    for row in (0..rows).step_by(step) {
+        let tile = row..rows.min(row + step);
+        let place = |r: usize| r - row;
+        let out = Output { data: &mut made, row_stride: 1, col_stride: step, place, keep: 0.0 };
+        gemm::multiply_panels(kernel, &gradient, tile.clone(), right, 1.0, out, &mut scratch);
+        add_back(geometry, tile, image_stride, &made, step, &mut padded);
+    }
+    crop(geometry, &padded, piece, group, accumulate);
+}
+
+/// Copies (or adds) the padded planes of one group, without their padding, to the piece.
+fn crop(geometry: &Geometry, padded: &[f32], piece: &mut Piece<'_>, group: usize, accumulate: bool) {
+    let ([height, width], [h, w]) = (geometry.padded(), geometry.input);
+    let [top, left, ..] = geometry.padding;
+    let (channels, plane) = (piece.channels.len(), geometry.input_plane());
+    let image = piece.groups.len() * channels * plane;
+    for (p, from) in padded.chunks(height * width).enumerate() {
+        let at = p / channels * image + ((group - piece.groups.start) * channels + p % channels) * plane;
+        let rows = piece.data[at..][..plane].chunks_mut(w).zip(from[top * width..].chunks(width)).take(h);
+        for (to, from) in rows {
+            let from = &from[left..left + w];
+            if accumulate {
+                to.iter_mut().zip(from).for_each(|(to, &x)| *to += x);
+            } else {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The columns of a convolution: row = output position (over several images), depth = (channel, kernel row, kernel
+//! column), made from padded images where they are needed.
+
+use std::ops::Range;
+
+use super::geometry::Geometry;
+use crate::Threads;
+use crate::gemm::{MAX_WIDTH, Panels};
+use crate::simd::vectorised;
+use crate::threads::ScratchGuard;
+
+/// Padded images of some channels of one group, `[images, channels, padded height, padded width]`.
+pub(super) struct Images<'a> {
+    geometry: &'a Geometry,
+    data: Source<'a>,
+    image_stride: usize,
+}
+
+enum Source<'a> {
+    /// No padding: the input itself, from the first image's first channel.
+    Input(&'a [f32]),
+    Padded(ScratchGuard<'a>),
+}
+
+impl<'a> Images<'a> {
+    /// The channels `channels` (of all, not of a group) of the images `images` of `x`.
+    pub(super) fn new(
+        threads: &'a Threads,
+        geometry: &'a Geometry,
+        x: &'a [f32],
+        images: Range<usize>,
+        channels: Range<usize>,
+    ) -> Self {
+        let (plane, all) = (geometry.input_plane(), geometry.groups * geometry.inputs);
+        let from = |image: usize| &x[((image * all + channels.start) * plane).min(x.len())..];
+        if geometry.padding == [0; 4] {
+            let data = Source::Input(from(images.start));
+            return Images { geometry, data, image_stride: all * plane };
+        }
+        let [height, width] = geometry.padded();
+        let image_stride = channels.len() * height * width;
+        let mut padded = threads.scratch(images.len() * image_stride);
+        for (image, padded) in images.zip(padded.chunks_mut(image_stride.max(1))) {
+            let planes = from(image).chunks(plane).zip(padded.chunks_mut(height * width));
+            planes.for_each(|(from, to)| pad(geometry, from, to));
+        }
+        Images { geometry, data: Source::Padded(padded), image_stride }
+    }
+
+    fn data(&self) -> &[f32] {
+        match &self.data {
+            Source::Input(data) => data,
+            Source::Padded(data) => data,
+        }
+    }
+}
+
+impl Panels for Images<'_> {
+    fn pack(&self, rows: Range<usize>, depth: Range<usize>, width: usize, out: &mut [f32]) {
+        let runs = Runs::new(self.geometry, rows, self.image_stride);
+        vectorised(pack, (&runs, depth, self.geometry, self.data(), width, out));
+    }
+}
+
+/// Copies a plane into a padded one and zeroes the padding.
+pub(super) fn pad(geometry: &Geometry, from: &[f32], to: &mut [f32]) {
+    let [_, width] = geometry.padded();
+    let [top, left, ..] = geometry.padding;
+    let [height, len] = geometry.input;
+    to.fill(0.0);
+    if len > 0 {
+        let rows = to[top * width..].chunks_mut(width).zip(from.chunks(len)).take(height);
+        rows.for_each(|(to, from)| to[left..left + len].copy_from_slice(from));
+    }
+}
+
+/// Output positions that follow each other in a row of an output image.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    /// Where the first position's window starts in the padded images.
+    start: usize,
+    len: usize,
+}
+
+/// At most [`MAX_WIDTH`] output positions, as runs.
+struct Runs {
+    runs: [Run; MAX_WIDTH],
+    count: usize,
+}
+
+impl Runs {
+    fn new(geometry: &Geometry, rows: Range<usize>, image_stride: usize) -> Self {
+        let ([_, ow], plane, width) = (geometry.output, geometry.output_plane(), geometry.padded()[1]);
+        let [down, across] = geometry.stride;
+        let mut runs = Runs { runs: [Run::default(); MAX_WIDTH], count: 0 };
+        let mut row = rows.start;
+        while row < rows.end {
+            let (image, position) = (row / plane, row % plane);
+            let (y, x) = (position / ow, position % ow);
+            let len = (ow - x).min(rows.end - row);
+            let start = image * image_stride + y * down * width + x * across;
+            runs.push(Run { start, len }, across);
+            row += len;
+        }
+        runs
+    }
+
+    /// Appends a run, or lengthens the last one where it goes on (a 1×1 kernel without padding).
+    fn push(&mut self, run: Run, stride: usize) {
+        match self.runs[..self.count].last_mut() {
+            Some(last) if last.start + last.len * stride == run.start && stride == 1 => last.len += run.len,
+            _ => {
+                self.runs[self.count] = run;
+                self.count += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self) -> &[Run] {
+        &self.runs[..self.count]
+    }
+
+    /// The length all runs have, or 0.
+    fn common_len(&self) -> usize {
+        let len = self.runs[0].len;
+        if self.get().iter().all(|run| run.len == len) { len } else { 0 }
+    }
+}
+
+/// Where each step of depth lies relative to a window's start.
+struct Taps<'a> {
+    geometry: &'a Geometry,
+    /// Channel, kernel row, kernel column.
+    at: [usize; 3],
+    left: usize,
+}
+
+impl<'a> Taps<'a> {
+    #[inline(always)]
+    fn new(geometry: &'a Geometry, depth: Range<usize>) -> Self {
+        let (taps, across) = (geometry.taps(), geometry.kernel[1]);
+        let (channel, tap) = (depth.start / taps, depth.start % taps);
+        Taps { geometry, at: [channel, tap / across, tap % across], left: depth.len() }
+    }
+}
+
+impl Iterator for Taps<'_> {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        self.left = self.left.checked_sub(1)?;
+        let g = self.geometry;
+        let [height, width] = g.padded();
+        let [channel, y, x] = self.at;
+        self.at[2] += 1;
+        if self.at[2] == g.kernel[1] {
+            self.at = [channel, y + 1, 0];
+            if self.at[1] == g.kernel[0] {
+                self.at = [channel + 1, 0, 0];
+            }
+        }
+        Some((channel * height + y * g.dilation[0]) * width + x * g.dilation[1])
+    }
+}
+
+#[inline(always)]
+fn pack(
+    (runs, depth, geometry, data, width, out): (&Runs, Range<usize>, &Geometry, &[f32], usize, &mut [f32]),
+) {
+    let taps = Taps::new(geometry, depth).zip(out.chunks_mut(width));
+    match (geometry.stride[1], runs.common_len()) {
+        (1, 64) => pack_runs::<64>(runs, taps, data),
+        (1, 32) => pack_runs::<32>(runs, taps, data),
+        (1, 16) => pack_runs::<16>(runs, taps, data),
+        (1, 8) => pack_runs::<8>(runs, taps, data),
+        (1, 4) => pack_runs::<4>(runs, taps, data),
+        (1, _) => {
+            for (tap, mut line) in taps {
+                for run in runs.get() {
+                    let (to, rest) = line.split_at_mut(run.len);
+                    to.copy_from_slice(&data[run.start + tap..][..run.len]);
+                    line = rest;
+                }
+            }
+        }
+        (stride, _) => {
+            for (tap, mut line) in taps {
+                for run in runs.get() {
+                    let (to, rest) = line.split_at_mut(run.len);
+                    let from = data[run.start + tap..].iter().step_by(stride);
+                    to.iter_mut().zip(from).for_each(|(to, &x)| *to = x);
+                    line = rest;
+                }
+            }
+        }
+    }
+}
+
+/// Runs of a length known to the compiler: each is a few vector moves.
+#[inline(always)]
+fn pack_runs<'o, const L: usize>(
+    runs: &Runs,
+    taps: impl Iterator<Item = (usize, &'o mut [f32])>,
+    data: &[f32],
+) {
+    for (tap, line) in taps {
+        for (run, to) in runs.get().iter().zip(line.as_chunks_mut::<L>().0) {
+            let from = &data[run.start + tap..][..L];
+            to.copy_from_slice(from);
+        }
+    }
+}
+
+/// Adds columns back to padded images: the transpose of packing. `columns` is `[depth, pitch]`, its first `rows.len()`
+/// positions at each depth; `images` is padded as in [`Images`].
+pub(super) fn add_back(
+    geometry: &Geometry,
+    rows: Range<usize>,
+    image_stride: usize,
+    columns: &[f32],
+    pitch: usize,
+    images: &mut [f32],
+) {
+    for (i, row) in rows.clone().step_by(MAX_WIDTH).enumerate() {
+        let runs = Runs::new(geometry, row..rows.end.min(row + MAX_WIDTH), image_stride);
+        vectorised(add_runs, (&runs, geometry, &columns[i * MAX_WIDTH..], pitch, images));
+    }
+}
+
+#[inline(always)]
+fn add_runs((runs, geometry, columns, pitch, images): (&Runs, &Geometry, &[f32], usize, &mut [f32])) {
+    let stride = geometry.stride[1];
+    for (tap, mut line) in Taps::new(geometry, 0..columns.len().div_ceil(pitch)).zip(columns.chunks(pitch)) {
+        for run in runs.get() {
+            let (from, rest) = line.split_at(run.len);
+            let to = &mut images[run.start + tap..];
+            if stride == 1 {
+                to.iter_mut().zip(from).for_each(|(to, &x)| *to += x);
+            } else {
+                to.iter_mut().step_by(stride).zip(from).for_each(|(to, &x)| *to += x);
+            }
+            line = rest;
+        }
+    }
+}

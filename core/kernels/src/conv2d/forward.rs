@@ -1,0 +1,113 @@
+use super::columns::Images;
+use super::geometry::Geometry;
+use super::pieces::{Piece, divide, images_together};
+use crate::Threads;
+use crate::gemm::{self, Kernel, Matrix, Output};
+
+/// What an output holds before the products are added.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    Zero,
+    /// One value per output channel.
+    Bias(&'a [f32]),
+    /// What is there.
+    Keep,
+}
+
+/// `y[n,k,h,w] = start + Σ_{c,i,j} x[n,c,h·s+i·d−p,w·s+j·d−p] · weight[k,c,i,j]`.
+pub(super) fn forward(
+    threads: &Threads,
+    geometry: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    start: Start<'_>,
+    y: &mut [f32],
+) {
+    let (k, depth) = (geometry.outputs, geometry.depth());
+    let weights =
+        |group: usize| Matrix::strided(&weight[group * k * depth..][..k * depth], [depth, k], [1, depth]);
+    convolve(threads, geometry, x, weights, start, y);
+}
+
+/// A convolution whose weights, `[depth, outputs]` per group, may lie in memory in any order.
+pub(super) fn convolve<'w>(
+    threads: &Threads,
+    geometry: &Geometry,
+    x: &[f32],
+    weights: impl Fn(usize) -> Matrix<'w> + Send + Sync,
+    start: Start<'_>,
+    y: &mut [f32],
+) {
+    let (kernel, depth) = (Kernel::detected(), geometry.depth());
+    let together = images_together(geometry, gemm::tile_rows(kernel, depth));
+    let sizes = [geometry.groups, geometry.outputs, geometry.output_plane()];
+    let pieces = divide(y, sizes, threads.count(), together, kernel.cols());
+    threads.for_each_item(pieces, |mut piece| {
+        piece.begin(geometry, start);
+        for group in piece.groups.clone() {
+            let right = weights(group).columns(piece.channels.clone());
+            let channels = group * geometry.inputs..(group + 1) * geometry.inputs;
+            let images = Images::new(threads, geometry, x, piece.images.clone(), channels);
+            let keep = if matches!(start, Start::Zero) { 0.0 } else { 1.0 };
+            group_product(threads, kernel, geometry, &images, right, keep, &mut piece, group);
+        }
+    });
+}
+
+impl Piece<'_> {
+    /// Fills every plane with its bias.
+    fn begin(&mut self, geometry: &Geometry, start: Start<'_>) {
+        let Start::Bias(bias) = start else { return };
+        let first = self.groups.start * geometry.outputs + self.channels.start;
+        let channels = self.groups.len() * self.channels.len();
+        for (i, plane) in self.data.chunks_mut(geometry.output_plane()).enumerate() {
+            plane.fill(bias[first + i % channels]);
+        }
+    }
+}
+
+/// The product of one group of a piece.
+#[allow(clippy::too_many_arguments)]
+fn group_product(
+    threads: &Threads,
+    kernel: &Kernel,
+    geometry: &Geometry,
+    images: &Images<'_>,
+    right: Matrix<'_>,
+    keep: f32,
+    piece: &mut Piece<'_>,
+    group: usize,
+) {
+    let (plane, count) = (geometry.output_plane(), piece.images.len());
+    let image = piece.groups.len() * piece.channels.len() * plane;
+    let data = &mut piece.data[(group - piece.groups.start) * piece.channels.len() * plane..];
+    let rows = count * plane;
+    let mut scratch = threads.scratch(gemm::scratch_len(kernel, rows, geometry.depth()));
+    if count == 1 || plane.is_multiple_of(kernel.width()) {
+        // No panel straddles two images.
+        let place = |row: usize| row / plane * image + row % plane;
+        let out = Output { data, row_stride: 1, col_stride: plane, place, keep };
+        return gemm::multiply_panels(kernel, images, 0..rows, right, 1.0, out, &mut scratch);
+    }
+    if plane > 4 * kernel.width() {
+        for n in 0..count {
+            let place = |row: usize| n * image + row - n * plane;
+            let out = Output { data, row_stride: 1, col_stride: plane, place, keep };
+            gemm::multiply_panels(kernel, images, n * plane..(n + 1) * plane, right, 1.0, out, &mut scratch);
+        }
+        return;
+    }
+    let mut joined = threads.scratch(right.cols() * rows);
+    let out = Output { data: &mut joined, row_stride: 1, col_stride: rows, place: |row| row, keep: 0.0 };
+    gemm::multiply_panels(kernel, images, 0..rows, right, 1.0, out, &mut scratch);
+    for (channel, joined) in joined.chunks(rows).enumerate() {
+        for (n, from) in joined.chunks(plane).enumerate() {
+            let to = &mut data[n * image + channel * plane..][..plane];
+            if keep == 0.0 {
+                to.copy_from_slice(from);
+            } else {
+                to.iter_mut().zip(from).for_each(|(to, &x)| *to += x);
+            }
+        }
+    }
+}

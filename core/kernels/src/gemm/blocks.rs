@@ -1,0 +1,147 @@
+//! The blocked product around the micro-kernel: panels packed into scratch memory that stays in the second-level cache.
+
+use std::ops::Range;
+
+use super::Matrix;
+use super::kernel::{Kernel, Tile};
+
+/// Depth of one pass: a block of [`Kernel::cols`] columns of this depth stays in the first-level cache.
+const DEPTH: usize = 512;
+
+/// Elements of packed panels in one pass (512 KiB): they stay in the second-level cache.
+const PACKED: usize = 128 * 1024;
+
+/// A left operand that can be packed: a matrix, or the columns of a convolution made on the fly.
+pub(crate) trait Panels {
+    /// Writes rows `rows` (at most `width`) at depths `depth` into `out`: row `r` at depth `k` goes to
+    /// `out[(k − depth.start)·width + r − rows.start]`. The rest of `out` is not used.
+    fn pack(&self, rows: Range<usize>, depth: Range<usize>, width: usize, out: &mut [f32]);
+}
+
+/// Where a product goes: `data[place(r) + c·col_stride]`, for each panel's first row `r`; its other rows follow at
+/// `row_stride`. What is there is multiplied by `keep` first.
+pub(crate) struct Output<'a, F> {
+    pub data: &'a mut [f32],
+    pub row_stride: usize,
+    pub col_stride: usize,
+    pub place: F,
+    pub keep: f32,
+}
+
+/// Length of the scratch memory of [`multiply`] for this many rows.
+pub(crate) fn scratch_len(kernel: &Kernel, rows: usize, depth: usize) -> usize {
+    let width = kernel.width();
+    depth_block(depth) * rows.next_multiple_of(width).min(tile_rows(kernel, depth))
+}
+
+/// Rows that one pass packs: a multiple of the panel width.
+pub(crate) fn tile_rows(kernel: &Kernel, depth: usize) -> usize {
+    let width = kernel.width();
+    (PACKED / (depth_block(depth) * width)).max(1) * width
+}
+
+fn depth_block(depth: usize) -> usize {
+    depth.div_ceil(depth.div_ceil(DEPTH).max(1)).max(1)
+}
+
+/// `out = scale · left · right + keep · out` for the rows `rows` of `left`; `right` is `[depth, columns]`.
+///
+/// Each element is one chain of multiply-adds in order of depth, cut at the same places whatever the rows: the result
+/// does not depend on how the rows are divided among calls.
+pub(crate) fn multiply<F: Fn(usize) -> usize>(
+    kernel: &Kernel,
+    left: &impl Panels,
+    rows: Range<usize>,
+    right: Matrix<'_>,
+    scale: f32,
+    mut out: Output<'_, F>,
+    scratch: &mut [f32],
+) {
+    let (depth, width) = (right.rows, kernel.width());
+    if depth == 0 {
+        return out.rescale(rows, right.cols);
+    }
+    let (depth_step, row_step) = (depth_block(depth), tile_rows(kernel, depth));
+    for row in rows.clone().step_by(row_step) {
+        let tile = row..rows.end.min(row + row_step);
+        let keep = out.keep;
+        for k in (0..depth).step_by(depth_step) {
+            let slab = k..depth.min(k + depth_step);
+            for (panel, row) in scratch.chunks_mut(slab.len() * width).zip(tile.clone().step_by(width)) {
+                left.pack(row..tile.end.min(row + width), slab.clone(), width, panel);
+            }
+            multiply_packed(kernel, scratch, tile.clone(), right.row_range(slab), scale, &mut out);
+            out.keep = 1.0;
+        }
+        out.keep = keep;
+    }
+}
+
+/// [`multiply`] for panels that are packed already, one after the other, with the depth of `right`.
+pub(crate) fn multiply_packed<F: Fn(usize) -> usize>(
+    kernel: &Kernel,
+    packed: &[f32],
+    rows: Range<usize>,
+    right: Matrix<'_>,
+    scale: f32,
+    out: &mut Output<'_, F>,
+) {
+    let (depth, width) = (right.rows, kernel.width());
+    for col in (0..right.cols).step_by(kernel.cols()) {
+        let cols = kernel.cols().min(right.cols - col);
+        let block = &right.data[col * right.col_stride..];
+        for (panel, row) in packed.chunks(depth * width).zip(rows.clone().step_by(width)) {
+            kernel.run(Tile {
+                rows: width.min(rows.end - row),
+                cols,
+                depth,
+                left: panel,
+                right: block,
+                right_strides: [right.row_stride, right.col_stride],
+                dst: &mut out.data[(out.place)(row) + col * out.col_stride..],
+                dst_strides: [out.row_stride, out.col_stride],
+                dst_scale: out.keep,
+                scale,
+            });
+        }
+    }
+}
+
+impl<F: Fn(usize) -> usize> Output<'_, F> {
+    /// A product of depth 0: what is there, times `keep`.
+    fn rescale(&mut self, rows: Range<usize>, cols: usize) {
+        for row in rows {
+            for col in 0..cols {
+                // Panels start at multiples of the width, so any row is its own panel's first.
+                let element = &mut self.data[(self.place)(row) + col * self.col_stride];
+                *element = if self.keep == 0.0 { 0.0 } else { self.keep * *element };
+            }
+        }
+    }
+}
+
+impl Panels for Matrix<'_> {
+    fn pack(&self, rows: Range<usize>, depth: Range<usize>, width: usize, out: &mut [f32]) {
+        let at = |r: usize, k: usize| r * self.row_stride + k * self.col_stride;
+        let count = rows.len();
+        if self.row_stride == 1 {
+            for (line, k) in out.chunks_mut(width).zip(depth) {
+                line[..count].copy_from_slice(&self.data[at(rows.start, k)..][..count]);
+            }
+        } else {
+            // In strips, so that the lines written to stay in the first-level cache.
+            for (strip, k) in out.chunks_mut(STRIP * width).zip(depth.clone().step_by(STRIP)) {
+                let steps = STRIP.min(depth.end - k);
+                for (i, r) in rows.clone().enumerate() {
+                    let source = self.data[at(r, k)..].iter().step_by(self.col_stride.max(1)).take(steps);
+                    for (line, &x) in strip.chunks_mut(width).zip(source) {
+                        line[i] = x;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Depths transposed at a time.
+const STRIP: usize = 16;

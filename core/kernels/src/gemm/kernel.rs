@@ -1,0 +1,174 @@
+//! The micro-kernel: a tile of at most `width × cols` of a product, in registers.
+//!
+//! The crate `gemm-f32` has the kernels; which one this processor can run is found here once. Block sizes are fixed in
+//! [`super::blocks`], so no cache size is read from `/sys`, from `lscpu` or from the processor, and results are the
+//! same bits on every processor with the same vector length.
+
+use std::sync::OnceLock;
+
+use gemm_f32::microkernel;
+
+/// Arguments: m, n, k, dst, left, right, dst_cs, dst_rs, left_cs, right_rs, right_cs, dst scale, scale, status of the
+/// dst scale (0: zero, 1: one, 2: other), three conjugations and a prefetch address that have no meaning here.
+type Function = unsafe fn(
+    usize,
+    usize,
+    usize,
+    *mut f32,
+    *const f32,
+    *const f32,
+    isize,
+    isize,
+    isize,
+    isize,
+    isize,
+    f32,
+    f32,
+    u8,
+    bool,
+    bool,
+    bool,
+    *const f32,
+);
+
+/// Widest panel of any kernel.
+pub(crate) const MAX_WIDTH: usize = 64;
+
+/// Widest column block of any kernel.
+pub(crate) const MAX_COLS: usize = 8;
+
+/// The micro-kernels of one instruction set: `table[vectors − 1][columns − 1]`.
+pub(crate) struct Kernel {
+    name: &'static str,
+    vector: usize,
+    width: usize,
+    cols: usize,
+    table: [[Option<Function>; MAX_COLS]; 4],
+}
+
+/// The operands of one tile: `dst[r, c] = dst_scale · dst[r, c] + scale · Σ_k left[k·width + r] · right[k, c]`.
+pub(crate) struct Tile<'a> {
+    pub rows: usize,
+    pub cols: usize,
+    pub depth: usize,
+    /// A packed panel, `[depth, width]`.
+    pub left: &'a [f32],
+    pub right: &'a [f32],
+    pub right_strides: [usize; 2],
+    pub dst: &'a mut [f32],
+    pub dst_strides: [usize; 2],
+    pub dst_scale: f32,
+    pub scale: f32,
+}
+
+impl Kernel {
+    /// The fastest kernel this processor can run.
+    pub(crate) fn detected() -> &'static Kernel {
+        static KERNEL: OnceLock<Kernel> = OnceLock::new();
+        KERNEL.get_or_init(|| Kernel::available().next().expect("the scalar kernel runs everywhere"))
+    }
+
+    /// Every kernel this processor can run, fastest first.
+    pub(crate) fn available() -> impl Iterator<Item = Kernel> {
+        let mut kernels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+                kernels.push(Kernel::new("avx512f", 16, &microkernel::avx512f::f32::UKR));
+            }
+            if is_x86_feature_detected!("avx") && is_x86_feature_detected!("fma") {
+                kernels.push(Kernel::new("fma", 8, &microkernel::fma::f32::UKR));
+            }
+        }
+        // NEON belongs to every 64-bit ARM processor.
+        #[cfg(target_arch = "aarch64")]
+        kernels.push(Kernel::new("neon", 4, &microkernel::neon::f32::UKR));
+        kernels.push(Kernel::new("scalar", 1, &microkernel::scalar::f32::UKR));
+        kernels.into_iter()
+    }
+
+    fn new<const C: usize, const V: usize>(
+        name: &'static str,
+        vector: usize,
+        functions: &[[Function; C]; V],
+    ) -> Kernel {
+        const { assert!(C <= MAX_COLS && V <= 4) };
+        let mut table = [[None; MAX_COLS]; 4];
+        for (row, functions) in table.iter_mut().zip(functions) {
+            for (slot, &function) in row.iter_mut().zip(functions) {
+                *slot = Some(function);
+            }
+        }
+        Kernel { name, vector, width: V * vector, cols: C, table }
+    }
+
+    /// The instruction set, such as `avx512f`.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Rows of a panel.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Most columns of a tile.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Computes one tile.
+    ///
+    /// # Panics
+    /// If a slice is shorter than the sizes and strides say: the caller's arithmetic is wrong.
+    #[inline]
+    pub(crate) fn run(&self, tile: Tile<'_>) {
+        let Tile { rows, cols, depth, left, right, right_strides, dst, dst_strides, dst_scale, scale } = tile;
+        assert!(1 <= rows && rows <= self.width && 1 <= cols && cols <= self.cols && depth >= 1);
+        let vectors = rows.div_ceil(self.vector);
+        assert!(left.len() >= (depth - 1) * self.width + vectors * self.vector);
+        assert!(right.len() > last(depth, right_strides[0], cols, right_strides[1]));
+        assert!(dst.len() > last(rows, dst_strides[0], cols, dst_strides[1]));
+        let function = self.table[vectors - 1][cols - 1].expect("the table is full up to width and cols");
+        let status = if dst_scale == 0.0 { 0 } else { 1 + u8::from(dst_scale != 1.0) };
+        // SAFETY: `available` found the instructions `function` needs. It reads `vectors · vector` elements at each of
+        // `depth` multiples of `width` in `left`, reads `right` at `k·rs + c·cs` for `k < depth`, `c < cols`, and
+        // writes (and, unless `status` is 0, reads) `dst` at `r·rs + c·cs` for `r < rows`, `c < cols`: all inside the
+        // slices by the assertions above. The slices are shorter than `isize::MAX` bytes, so the strides that are used
+        // fit an `isize`; one that is not used (its size is 1) is replaced by 0 where it does not. `dst` is borrowed
+        // mutably, so it overlaps neither operand. Pointers beyond an operand's end are computed with wrapping
+        // arithmetic and not read.
+        #[allow(unsafe_code)]
+        unsafe {
+            function(
+                rows,
+                cols,
+                depth,
+                dst.as_mut_ptr(),
+                left.as_ptr(),
+                right.as_ptr(),
+                signed(dst_strides[1]),
+                signed(dst_strides[0]),
+                self.width as isize,
+                signed(right_strides[0]),
+                signed(right_strides[1]),
+                dst_scale,
+                scale,
+                status,
+                false,
+                false,
+                false,
+                std::ptr::null(),
+            );
+        }
+    }
+}
+
+/// Largest index into a matrix; `usize::MAX`, which no slice reaches, where it overflows.
+fn last(rows: usize, row_stride: usize, cols: usize, col_stride: usize) -> usize {
+    (rows - 1).saturating_mul(row_stride).saturating_add((cols - 1).saturating_mul(col_stride))
+}
+
+fn signed(stride: usize) -> isize {
+    isize::try_from(stride).unwrap_or(0)
+}

@@ -1,0 +1,216 @@
+//! Runs one operator the way an executor does, for tests.
+
+use proptest::prelude::*;
+use tensor::Tensor;
+use tensor::compare::{Tolerance, assert_close};
+
+use crate::{Backward, Forward, GradInput, Mode, Operator, Saved, Threads};
+
+pub(crate) const TRAIN: Mode = Mode::Train { seed: 7 };
+
+/// Rounding of a few hundred `f32` additions, relative to the largest element.
+pub(crate) const ROUNDING: Tolerance = Tolerance { relative: 1e-5, absolute: 1e-6 };
+
+/// An operator with everything its passes read, and the results of both.
+pub(crate) struct Node<'a> {
+    pub op: &'a dyn Operator,
+    pub inputs: Vec<Tensor>,
+    pub params: Vec<Tensor>,
+    pub buffers: Vec<Tensor>,
+    pub mode: Mode,
+    pub threads: usize,
+}
+
+/// Results of a backward pass.
+pub(crate) struct Gradients {
+    pub inputs: Vec<Tensor>,
+    pub params: Vec<Tensor>,
+}
+
+impl<'a> Node<'a> {
+    pub(crate) fn new(op: &'a dyn Operator, inputs: Vec<Tensor>, params: Vec<Tensor>) -> Self {
+        let buffers = op.buffers().into_iter().map(|b| Tensor::zeros(b.shape)).collect();
+        Node { op, inputs, params, buffers, mode: TRAIN, threads: 1 }
+    }
+
+    /// A node whose parameters are drawn from `seed`.
+    pub(crate) fn random(op: &'a dyn Operator, inputs: Vec<Tensor>, seed: u64) -> Self {
+        let params = op.params().into_iter().enumerate();
+        let params = params.map(|(i, p)| random(p.shape.dims(), seed + i as u64)).collect();
+        Node::new(op, inputs, params)
+    }
+
+    pub(crate) fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    pub(crate) fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Output and what was saved. Both start full of NaN, so that anything not written shows.
+    pub(crate) fn forward(&mut self) -> (Tensor, Saved) {
+        let shapes: Vec<_> = self.inputs.iter().map(Tensor::shape).collect();
+        let shape = self.op.infer(&shapes).expect("shapes fit");
+        let mut output = Tensor::from_fn(shape.dims().to_vec().as_slice().to_shape(), |_| f32::NAN);
+        let mut len = self.op.saved_len(&shapes);
+        // An executor sizes this for its largest batch.
+        len.floats += 3;
+        len.indices += 3;
+        let mut saved = Saved::new(len);
+        saved.floats.fill(f32::NAN);
+        saved.indices.fill(u32::MAX);
+        let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
+        self.op.forward(Forward {
+            inputs: &inputs,
+            params: &self.params,
+            buffers: &mut self.buffers,
+            output: output.view_mut(),
+            saved: &mut saved,
+            mode: self.mode,
+            threads: &Threads::new(self.threads),
+        });
+        (output, saved)
+    }
+
+    /// Gradients after a forward pass. Every pass runs three times: overwriting, accumulating, and with nothing wanted;
+    /// the first two must agree.
+    pub(crate) fn backward(&mut self, grad_output: &Tensor) -> Gradients {
+        let (output, saved) = self.forward();
+        let overwritten = self.run_backward(&output, &saved, grad_output, f32::NAN, false);
+        let added = self.run_backward(&output, &saved, grad_output, 2.0, true);
+        for (a, b) in overwritten.inputs.iter().zip(&added.inputs) {
+            let shifted: Vec<f32> = a.data().iter().map(|x| x + 2.0).collect();
+            assert_close("accumulated input gradient", b.data(), &shifted, ROUNDING);
+        }
+        assert_eq!(overwritten.params, added.params, "parameter gradients are overwritten");
+        self.run_frozen(&output, &saved, grad_output);
+        overwritten
+    }
+
+    fn run_backward(
+        &self,
+        output: &Tensor,
+        saved: &Saved,
+        grad_output: &Tensor,
+        before: f32,
+        accumulate: bool,
+    ) -> Gradients {
+        let full = |t: &Tensor, value| Tensor::from_fn(t.shape(), |_| value);
+        let mut inputs: Vec<_> = self.inputs.iter().map(|x| full(x, before)).collect();
+        let mut params: Vec<_> = self.params.iter().map(|p| full(p, f32::NAN)).collect();
+        let mut wanted: Vec<_> =
+            inputs.iter_mut().map(|g| Some(GradInput { data: g.data_mut(), accumulate })).collect();
+        self.pass(output, saved, grad_output, &mut wanted, &mut params);
+        Gradients { inputs, params }
+    }
+
+    /// Nothing wanted: only that it does not panic.
+    fn run_frozen(&self, output: &Tensor, saved: &Saved, grad_output: &Tensor) {
+        let mut wanted: Vec<_> = self.inputs.iter().map(|_| None).collect();
+        let mut params: Vec<_> = self.params.iter().map(|_| Tensor::zeros([0])).collect();
+        self.pass(output, saved, grad_output, &mut wanted, &mut params);
+        let mut inputs: Vec<_> = self.inputs.iter().map(|x| Tensor::zeros(x.shape())).collect();
+        let mut wanted: Vec<_> =
+            inputs.iter_mut().map(|g| Some(GradInput { data: g.data_mut(), accumulate: false })).collect();
+        self.pass(output, saved, grad_output, &mut wanted, &mut params);
+    }
+
+    fn pass(
+        &self,
+        output: &Tensor,
+        saved: &Saved,
+        grad_output: &Tensor,
+        grad_inputs: &mut [Option<GradInput<'_>>],
+        grad_params: &mut [Tensor],
+    ) {
+        // Shortens the borrow of each gradient to this call.
+        let mut wanted: Vec<_> = grad_inputs
+            .iter_mut()
+            .map(|g| g.as_mut().map(|g| GradInput { data: &mut *g.data, accumulate: g.accumulate }))
+            .collect();
+        let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
+        self.op.backward(Backward {
+            inputs: &inputs,
+            params: &self.params,
+            buffers: &self.buffers,
+            output: output.view(),
+            grad_output: grad_output.view(),
+            saved,
+            grad_inputs: &mut wanted,
+            grad_params,
+            mode: self.mode,
+            threads: &Threads::new(self.threads),
+        });
+    }
+}
+
+/// Shapes of a list of dimensions.
+pub(crate) trait ToShape {
+    fn to_shape(&self) -> tensor::Shape;
+}
+
+impl ToShape for [usize] {
+    fn to_shape(&self) -> tensor::Shape {
+        tensor::Shape::new(self)
+    }
+}
+
+/// Numbers between −1 and 1, none of them 0, from a counter.
+pub(crate) fn random(dims: &[usize], seed: u64) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    Tensor::from_fn(dims.to_shape(), |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) as f32 + 0.5) / (1u64 << 23) as f32 - 1.0
+    })
+}
+
+/// `Σ a·b` in `f64`.
+pub(crate) fn inner(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+/// Checks a gradient against central differences of `f` at `x`, all in `f64`.
+pub(crate) fn assert_central_differences(what: &str, x: &[f32], gradient: &[f32], f: impl Fn(&[f64]) -> f64) {
+    const STEP: f64 = 1e-5;
+    let mut x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    let differences: Vec<f32> = (0..x.len())
+        .map(|i| {
+            let at = x[i];
+            x[i] = at + STEP;
+            let above = f(&x);
+            x[i] = at - STEP;
+            let below = f(&x);
+            x[i] = at;
+            ((above - below) / (2.0 * STEP)) as f32
+        })
+        .collect();
+    assert_close(what, gradient, &differences, Tolerance { relative: 1e-4, absolute: 1e-6 });
+}
+
+/// Runs both passes with 1, 2 and 3 threads and checks that every bit is the same.
+pub(crate) fn assert_same_for_any_threads(node: impl Fn() -> Node<'static>) {
+    let run = |threads| {
+        let mut node = node().threads(threads);
+        let (output, _) = node.forward();
+        let gradients = node.backward(&random(output.shape().dims(), 99));
+        (output, gradients.inputs, gradients.params, node.buffers)
+    };
+    let one = run(1);
+    assert_eq!(one, run(2), "2 threads");
+    assert_eq!(one, run(3), "3 threads");
+}
+
+/// A configuration with a fixed seed: a failure is the same failure again.
+pub(crate) fn cases(count: u32) -> ProptestConfig {
+    ProptestConfig { cases: count, failure_persistence: None, rng_seed: prop_seed(), ..Default::default() }
+}
+
+fn prop_seed() -> proptest::test_runner::RngSeed {
+    proptest::test_runner::RngSeed::Fixed(20_261_103)
+}
