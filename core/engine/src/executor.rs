@@ -62,6 +62,17 @@ impl Executor {
         self.batch
     }
 
+    /// Bytes of all buffers.
+    pub fn bytes(&self) -> usize {
+        let values: usize = self.values.iter().map(|v| v.shape().len()).sum();
+        let saved: usize = self.saved.iter().map(|s| s.floats.len() + s.indices.len()).sum();
+        let training = self.training.iter().flat_map(|t| {
+            let grads = t.grad_params.iter().map(|g| g.shape().len());
+            grads.chain(t.slots.iter().map(Vec::len))
+        });
+        4 * (values + saved + training.sum::<usize>())
+    }
+
     /// Where the input of the next pass goes: `[records, C, H, W]`.
     ///
     /// # Panics

@@ -53,9 +53,15 @@ impl InputForm {
     /// Bytes of one record.
     pub fn message_len(&self) -> usize {
         match self {
-            InputForm::Pixels { shape, .. } => shape.iter().product(),
-            InputForm::Bits { shape, .. } => shape.iter().product::<usize>().div_ceil(8),
+            InputForm::Pixels { .. } => self.numbers(),
+            InputForm::Bits { .. } => self.numbers().div_ceil(8),
         }
+    }
+
+    /// Numbers that one record's bytes hold.
+    pub fn numbers(&self) -> usize {
+        let (InputForm::Pixels { shape, .. } | InputForm::Bits { shape, .. }) = self;
+        shape.iter().product()
     }
 
     /// Record shape `[C, H, W]` of the model's input.

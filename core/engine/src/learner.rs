@@ -3,7 +3,7 @@
 use kernels::{Mode, Threads, softmax_cross_entropy};
 use model::{Graph, Parameters};
 use serde::{Deserialize, Serialize};
-use tensor::Tensor;
+use tensor::{Tensor, View};
 
 use crate::executor::Pass;
 use crate::{Executor, Optimiser, OptimiserConfig};
@@ -70,6 +70,18 @@ impl Learner {
     /// Output `[records, …]` for what [`Learner::input_mut`] holds.
     pub fn forward(&mut self, pass: Pass, threads: &Threads) -> &[f32] {
         self.executor.forward(&mut self.parameters, pass, threads)
+    }
+
+    /// The output of the last forward pass, `[records, …]`.
+    pub fn output(&self, records: usize) -> View<'_> {
+        self.executor.value(self.executor.graph().output(), records)
+    }
+
+    /// Bytes of buffers, parameters and optimiser state.
+    pub fn bytes(&self) -> usize {
+        let state =
+            self.parameters.params.iter().chain(&self.parameters.buffers).chain(self.optimiser.state());
+        self.executor.bytes() + state.map(|t| 4 * t.shape().len()).sum::<usize>()
     }
 
     /// Gradients of the last forward pass; see [`Executor::backward`].

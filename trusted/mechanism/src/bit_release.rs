@@ -84,6 +84,12 @@ pub enum ReleaseError {
         /// Number of labels.
         labels: usize,
     },
+    /// Stored messages that this mechanism did not make with this key for these records.
+    #[error("the stored messages from record {first} on were altered, or belong to another run; nothing is sent")]
+    Stored {
+        /// First of the records.
+        first: u64,
+    },
     /// Without noise, and not allowed.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -125,6 +131,10 @@ impl BitRelease {
     /// The name of this mechanism, all parameters included.
     pub fn mechanism(&self) -> &MechanismId {
         &self.mechanism
+    }
+
+    pub(crate) fn key(&self) -> &NoiseKey {
+        &self.key
     }
 
     /// The parameters.

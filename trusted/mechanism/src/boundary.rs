@@ -131,6 +131,11 @@ impl<T> Public<T> {
         Ok(Public { kind, value, reason })
     }
 
+    /// A value that came from the accelerator and goes back to it unchanged: post-processing of what it already has.
+    pub fn returned(value: T) -> Self {
+        Public { kind: Kind::Derived, value, reason: "the accelerator's own state, as it sent it" }
+    }
+
     /// Why it is public.
     pub fn reason(&self) -> &'static str {
         self.reason

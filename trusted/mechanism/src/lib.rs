@@ -14,6 +14,7 @@ mod noise;
 mod permissions;
 mod records;
 mod release_shape;
+mod stored;
 
 pub use bit_release::{
     BitRelease, BitReleaseConfig, PlainBits, ReleaseBatch, ReleaseError, UnusableMechanism,

@@ -47,6 +47,15 @@ impl Drop for NoiseKey {
     }
 }
 
+impl NoiseKey {
+    /// A digest of `parts` that nobody without the key can make.
+    pub(crate) fn digest(&self, domain: &str, parts: &[&[u8]]) -> Digest {
+        // Every part is preceded by its length, so nothing can be appended to a known digest's input.
+        let keyed: Vec<&[u8]> = std::iter::once(&self.0[..]).chain(parts.iter().copied()).collect();
+        Digest::of(domain, &keyed)
+    }
+}
+
 impl fmt::Debug for NoiseKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NoiseKey(..)")

@@ -1,1 +1,25 @@
-//! Flows, placements, the interpreter and the trainer
+//! Flows: what runs where, what may leave, and the training, evaluation and inference that follow from it.
+//!
+//! Pure: files, sockets, clocks and processor time come in through [`Host`].
+
+mod accelerator;
+mod checkpoint;
+mod error;
+mod evaluate;
+mod flow;
+mod host;
+mod infer;
+mod ledger;
+mod messages;
+mod plan;
+mod records;
+mod run;
+mod train;
+mod trusted_model;
+
+pub use error::{AcceleratorError, RunError};
+pub use flow::{Outsourced, Parts, Placement, TrustedGraphs};
+pub use host::{Crossed, Host, Journal, StorageError, Transport};
+pub use infer::Predictions;
+pub use plan::plan;
+pub use run::{Outcome, Run};

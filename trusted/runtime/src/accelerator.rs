@@ -1,0 +1,307 @@
+//! The accelerator as the enclave sees it: everything that leaves is accounted for, everything that comes back is checked.
+
+use std::collections::BTreeMap;
+
+use mechanism::{Class, Crossing, Direction, Kind, Public};
+use model::{Graph, Parameters};
+use wire::accelerator::{Job, Load, RecordSet, Reply};
+use wire::spec::Accelerator as AcceleratorSpec;
+use wire::{WireError, body};
+
+use crate::RunError;
+use crate::error::AcceleratorError;
+use crate::host::{Crossed, Host, Journal, Transport};
+use crate::messages::Message;
+
+/// A session with the accelerator.
+///
+/// Bodies can only be given as [`Crossing`] values: released by a mechanism, declared public, or allowed by name.
+pub(crate) struct Accelerator {
+    transport: Box<dyn Transport>,
+    journal: Box<dyn Journal>,
+    timeout_seconds: f64,
+    traffic: Traffic,
+    reply: Vec<u8>,
+    cpu_seconds: f64,
+}
+
+/// Anything that may cross as the body of a frame.
+pub(crate) type Body = dyn Crossing<Value = Vec<u8>>;
+
+/// Bytes that crossed, by kind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) bytes_out: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) kinds: BTreeMap<Kind, u64>,
+}
+
+/// The accelerator's model with its optimiser, as it came back: a function of released and public values only.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct RemoteState {
+    /// Raw little-endian parameters, buffers and optimiser state.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) updates: u64,
+}
+
+impl RemoteState {
+    /// The parameters in it.
+    pub(crate) fn parameters(&self, graph: &Graph) -> Result<Parameters, AcceleratorError> {
+        let (parameters, _) =
+            body::take_parameters(&self.bytes, graph).map_err(AcceleratorError::Protocol)?;
+        Ok(parameters)
+    }
+}
+
+impl Accelerator {
+    /// Connects, and agrees on the protocol.
+    pub(crate) fn connect(host: &mut dyn Host, spec: &AcceleratorSpec) -> Result<Self, RunError> {
+        let address = spec.address.as_ref().ok_or_else(|| {
+            RunError::Request("this flow needs an accelerator: set `address` in [accelerator]".to_owned())
+        })?;
+        let transport = host
+            .connect(address, spec.timeout_seconds)
+            .map_err(|error| AcceleratorError::Unreachable { address: format!("{address:?}"), error })?;
+        let journal = host.journal()?;
+        let mut link = Accelerator {
+            transport,
+            journal,
+            timeout_seconds: spec.timeout_seconds,
+            traffic: Traffic::default(),
+            reply: Vec::new(),
+            cpu_seconds: 0.0,
+        };
+        let job = Job::Hello { version: wire::VERSION };
+        link.control(&job)?;
+        match link.receive(&job)? {
+            Reply::Ready { version, .. } if version == wire::VERSION => Ok(link),
+            Reply::Ready { version, .. } => {
+                Err(AcceleratorError::Version { expected: wire::VERSION, found: version }.into())
+            }
+            other => Err(unexpected(&job, &other).into()),
+        }
+    }
+
+    /// Gives the accelerator its model. `parameters` must be public: drawn from the public seed.
+    pub(crate) fn load(&mut self, load: Load, parameters: &Parameters) -> Result<(), RunError> {
+        let reason = "the accelerator's own initial parameters, drawn from the public seed";
+        let body = Public::declare(Kind::Parameters, body::from_parameters(parameters), reason)?;
+        let job = Job::Load(Box::new(load));
+        self.send(&job, &[(&body, 0)])?;
+        self.done(&job)
+    }
+
+    /// Gives the accelerator back the state it had.
+    pub(crate) fn restore(&mut self, state: &RemoteState) -> Result<(), RunError> {
+        let body = Public::returned(state.bytes.clone());
+        let job = Job::Restore { updates: state.updates };
+        self.send(&job, &[(&body, 0)])?;
+        self.done(&job)
+    }
+
+    /// Stores messages of `count` records, with their labels if they leave.
+    pub(crate) fn store(
+        &mut self,
+        set: RecordSet,
+        first: usize,
+        messages: &[Message],
+        labels: Option<&Body>,
+    ) -> Result<(), RunError> {
+        let job = Job::Store { set, first, count: messages.len(), labels: labels.is_some() };
+        let mut bodies: Vec<(&Body, usize)> = messages.iter().map(|m| (m.as_ref(), 1)).collect();
+        bodies.extend(labels.map(|l| (l, messages.len())));
+        self.send(&job, &bodies)?;
+        self.done(&job)
+    }
+
+    /// Asks for training without waiting; collect its logits with [`Accelerator::logits`], then
+    /// [`Accelerator::state`], then [`Accelerator::done`].
+    pub(crate) fn submit(&mut self, job: &Job) -> Result<(), RunError> {
+        self.control(job)
+    }
+
+    /// The next logits `[count × classes]` of `job`, checked.
+    pub(crate) fn logits(
+        &mut self,
+        job: &Job,
+        step: usize,
+        count: usize,
+        classes: usize,
+    ) -> Result<Vec<f32>, RunError> {
+        match self.receive(job)? {
+            Reply::Logits { step: found, .. } if found != step => {
+                Err(AcceleratorError::Step { expected: step, found }.into())
+            }
+            Reply::Logits { .. } => Ok(self.finite_numbers("logits", count * classes)?),
+            other => Err(unexpected(job, &other).into()),
+        }
+    }
+
+    /// The state of `length` bytes that ends `job`, checked.
+    pub(crate) fn state(&mut self, job: &Job, length: usize) -> Result<RemoteState, RunError> {
+        match self.receive(job)? {
+            Reply::State { updates } => {
+                self.finite_numbers("state", length / 4)?;
+                Ok(RemoteState { bytes: std::mem::take(&mut self.reply), updates })
+            }
+            other => Err(unexpected(job, &other).into()),
+        }
+    }
+
+    /// Waits until `job` is done.
+    pub(crate) fn done(&mut self, job: &Job) -> Result<(), RunError> {
+        match self.receive(job)? {
+            Reply::Done { cpu_seconds } if cpu_seconds.is_finite() && cpu_seconds >= 0.0 => {
+                self.cpu_seconds = cpu_seconds;
+                Ok(())
+            }
+            Reply::Done { .. } => Err(AcceleratorError::NotFinite { what: "processor time" }.into()),
+            other => Err(unexpected(job, &other).into()),
+        }
+    }
+
+    /// Logits of stored records in evaluation mode.
+    pub(crate) fn predict(
+        &mut self,
+        set: RecordSet,
+        first: usize,
+        count: usize,
+        classes: usize,
+    ) -> Result<Vec<f32>, RunError> {
+        let job = Job::Predict { set, first, count };
+        self.control(&job)?;
+        let logits = self.logits(&job, 0, count, classes)?;
+        self.done(&job)?;
+        Ok(logits)
+    }
+
+    /// Logits of records that the accelerator does not keep.
+    pub(crate) fn answer(&mut self, messages: &[Message], classes: usize) -> Result<Vec<f32>, RunError> {
+        let job = Job::Answer { count: messages.len() };
+        let bodies: Vec<(&Body, usize)> = messages.iter().map(|m| (m.as_ref(), 1)).collect();
+        self.send(&job, &bodies)?;
+        let logits = self.logits(&job, 0, messages.len(), classes)?;
+        self.done(&job)?;
+        Ok(logits)
+    }
+
+    /// Ends the session in good order; errors do not matter any more.
+    pub(crate) fn finish(mut self) -> (Traffic, f64) {
+        if self.control(&Job::Finish).is_ok() {
+            let _ = self.done(&Job::Finish);
+        }
+        (self.traffic, self.cpu_seconds)
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        self.cpu_seconds
+    }
+
+    /// Sends a job without a body: identifiers, sizes and public settings.
+    fn control(&mut self, job: &Job) -> Result<(), RunError> {
+        self.send(job, &[])
+    }
+
+    /// The one way out: every body is a crossing value, and is in the journal before it leaves.
+    ///
+    /// `bodies`: each with the number of records it speaks of.
+    fn send(&mut self, job: &Job, bodies: &[(&Body, usize)]) -> Result<(), RunError> {
+        for crossed in summarise(job, bodies) {
+            self.journal.message(&crossed)?;
+            *self.traffic.kinds.entry(crossed.kind).or_default() += crossed.bytes as u64;
+            self.traffic.bytes_out += crossed.bytes as u64;
+        }
+        let parts: Vec<&[u8]> = bodies.iter().map(|(body, _)| body.value().as_slice()).collect();
+        self.transport.send(job, &parts).map_err(|error| AcceleratorError::Died { error })?;
+        Ok(())
+    }
+
+    fn receive(&mut self, job: &Job) -> Result<Reply, AcceleratorError> {
+        let reply = self.transport.receive(&mut self.reply).map_err(|error| match error {
+            WireError::TimedOut => AcceleratorError::Hung { seconds: self.timeout_seconds.ceil() as u64 },
+            WireError::Closed | WireError::Truncated | WireError::Io(_) => AcceleratorError::Died { error },
+            error => AcceleratorError::Protocol(error),
+        })?;
+        let kind = match reply {
+            Reply::Logits { .. } => Kind::ResidualLogits,
+            Reply::State { .. } => Kind::ResidualState,
+            Reply::Ready { .. } | Reply::Done { .. } | Reply::Failed { .. } => Kind::Status,
+        };
+        self.traffic.bytes_in += self.reply.len() as u64;
+        *self.traffic.kinds.entry(kind).or_default() += self.reply.len() as u64;
+        match reply {
+            Reply::Failed { why } => Err(AcceleratorError::Failed { job: job.name(), why }),
+            reply => Ok(reply),
+        }
+    }
+
+    fn finite_numbers(&self, what: &'static str, count: usize) -> Result<Vec<f32>, AcceleratorError> {
+        let (expected, found) = (count * 4, self.reply.len());
+        let numbers = body::to_f32(&self.reply, count).map_err(|_| AcceleratorError::Shape {
+            what,
+            expected,
+            found,
+        })?;
+        if numbers.iter().all(|x| x.is_finite()) {
+            Ok(numbers)
+        } else {
+            Err(AcceleratorError::NotFinite { what })
+        }
+    }
+}
+
+/// What the journal says of one job: one line per kind of body, or one for the job itself.
+fn summarise<'a>(job: &'a Job, bodies: &[(&'a Body, usize)]) -> Vec<Crossed<'a>> {
+    let mut lines: Vec<Crossed<'a>> = Vec::new();
+    for (body, records) in bodies {
+        let bytes = body.value().len();
+        let same = |line: &&mut Crossed<'_>| {
+            line.kind == body.kind()
+                && line.receipt.map(mechanism::Receipt::sequence)
+                    == body.receipt().map(mechanism::Receipt::sequence)
+        };
+        if let Some(line) = lines.iter_mut().find(same) {
+            line.bytes += bytes;
+            line.records += records;
+        } else {
+            lines.push(Crossed {
+                direction: Direction::Outward,
+                job: job.name(),
+                kind: body.kind(),
+                class: body.class(),
+                bytes,
+                records: *records,
+                receipt: body.receipt(),
+                reason: None,
+            });
+        }
+    }
+    if bodies.is_empty() {
+        lines.push(Crossed {
+            direction: Direction::Outward,
+            job: job.name(),
+            kind: Kind::Control,
+            class: Class::Public,
+            bytes: 0,
+            records: 0,
+            receipt: None,
+            reason: None,
+        });
+    }
+    lines
+}
+
+fn unexpected(job: &Job, reply: &Reply) -> AcceleratorError {
+    let found = match reply {
+        Reply::Ready { .. } => "ready",
+        Reply::Logits { .. } => "logits",
+        Reply::State { .. } => "state",
+        Reply::Done { .. } => "done",
+        Reply::Failed { .. } => "failed",
+    };
+    AcceleratorError::Unexpected { job: job.name(), found }
+}

@@ -1,0 +1,99 @@
+//! What a run must remember to go on with the same bits.
+
+use engine::LearnerState;
+use mechanism::ledger::Head;
+use model::Parameters;
+use serde::{Deserialize, Serialize};
+use wire::RunSpec;
+use wire::owner::Scores;
+
+use crate::accelerator::RemoteState;
+use crate::{Host, RunError, StorageError};
+
+/// Checkpoints kept: the newest, and one more in case the newest is lost with the disk's last writes.
+const KEPT: usize = 2;
+
+/// What does not change during a run.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) spec: RunSpec,
+    /// Parameters of the user's graph before training.
+    pub(crate) initial: Parameters,
+}
+
+/// The state of a run after some steps.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    pub(crate) steps_done: usize,
+    pub(crate) trusted: Vec<LearnerState>,
+    pub(crate) remote: Option<Remote>,
+    pub(crate) totals: Totals,
+    pub(crate) ledger: Head,
+}
+
+/// The accelerator's state, and the number of steps of the run it had done; the rest is done again on resuming.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Remote {
+    pub(crate) steps_done: usize,
+    pub(crate) state: RemoteState,
+}
+
+/// Figures that go on over a restart.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    pub(crate) trusted_cpu_seconds: f64,
+    pub(crate) untrusted_cpu_seconds: f64,
+    pub(crate) bytes_out: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) images: u64,
+    /// Of the current epoch.
+    pub(crate) loss_sum: f64,
+    pub(crate) correct: usize,
+    pub(crate) records: usize,
+    pub(crate) scores: Option<Scores>,
+    pub(crate) degraded: Option<String>,
+}
+
+pub(crate) fn save_job(host: &mut dyn Host, job: &Job) -> Result<(), RunError> {
+    save(host, "job", job)
+}
+
+pub(crate) fn load_job(host: &dyn Host) -> Result<Job, RunError> {
+    load(host, "job")?.ok_or_else(|| RunError::Request("there is no run in this directory".to_owned()))
+}
+
+/// Saves durably, then removes older checkpoints.
+pub(crate) fn save_checkpoint(host: &mut dyn Host, checkpoint: &Checkpoint) -> Result<(), RunError> {
+    save(host, &format!("checkpoint-{:010}", checkpoint.steps_done), checkpoint)?;
+    let names = names(host)?;
+    for old in names.iter().rev().skip(KEPT) {
+        host.remove(old)?;
+    }
+    Ok(())
+}
+
+/// The newest checkpoint; `None` before the first.
+pub(crate) fn newest_checkpoint(host: &dyn Host) -> Result<Option<Checkpoint>, RunError> {
+    match names(host)?.last() {
+        Some(name) => load(host, name),
+        None => Ok(None),
+    }
+}
+
+fn names(host: &dyn Host) -> Result<Vec<String>, StorageError> {
+    Ok(host.names()?.into_iter().filter(|name| name.starts_with("checkpoint-")).collect())
+}
+
+fn save<T: Serialize>(host: &mut dyn Host, name: &str, value: &T) -> Result<(), RunError> {
+    let bytes = postcard::to_stdvec(value).map_err(|e| damaged(name, e))?;
+    Ok(host.save(name, &bytes)?)
+}
+
+fn load<T: for<'a> Deserialize<'a>>(host: &dyn Host, name: &str) -> Result<Option<T>, RunError> {
+    let Some(bytes) = host.load(name)? else { return Ok(None) };
+    Ok(Some(postcard::from_bytes(&bytes).map_err(|e| damaged(name, e))?))
+}
+
+fn damaged(name: &str, error: postcard::Error) -> StorageError {
+    StorageError { file: name.to_owned(), why: format!("it is from another version of asymflow: {error}") }
+}

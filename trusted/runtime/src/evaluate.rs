@@ -1,0 +1,116 @@
+//! Quality on the test records, with and without the untrusted part.
+
+use engine::{Draw, Pass};
+use kernels::{Mode, softmax_cross_entropy};
+use wire::accelerator::RecordSet;
+use wire::owner::{Event, Scores, Summary};
+
+use crate::messages::Messenger;
+use crate::run::Run;
+use crate::train::correct;
+use crate::{Host, RunError};
+
+impl Run {
+    /// Scores the trained model on the test records.
+    ///
+    /// Each test record leaves at most once, as in training: stored messages are used again.
+    ///
+    /// # Errors
+    /// [`RunError`]
+    pub fn evaluate(&mut self, host: &mut dyn Host) -> Result<Summary, RunError> {
+        let tests = self.data.get(RecordSet::Test).len();
+        if tests == 0 {
+            return Err(RunError::Request("there are no test records".to_owned()));
+        }
+        self.totals = crate::checkpoint::Totals::default();
+        let started = host.cpu_seconds();
+        let mut epsilon = None;
+        let mut residual = None;
+        if let Some(outsourced) = self.parts.outsourced.clone() {
+            if self.remote.is_some() || self.trusted.is_none() {
+                let asked = self.ask_tests(host, &outsourced);
+                if let Some((logits, spent)) = self.or_degraded(host, asked)? {
+                    (residual, epsilon) = (Some(logits), spent);
+                }
+            } else {
+                self.totals.degraded = Some("the accelerator's part was never trained".to_owned());
+            }
+        }
+        self.totals.scores = self.score_tests(residual.as_deref())?;
+        self.totals.trusted_cpu_seconds = host.cpu_seconds() - started;
+        self.totals.images = tests as u64;
+        Ok(self.summary(host, epsilon))
+    }
+
+    /// Logits of the test records from the accelerator, and ε spent.
+    fn ask_tests(
+        &mut self,
+        host: &mut dyn Host,
+        outsourced: &crate::Outsourced,
+    ) -> Result<(Vec<f32>, Option<f64>), RunError> {
+        if let Some(model) = &mut self.trusted {
+            model.freeze_backbone();
+        }
+        let (messenger, mut ledger) = self.messenger(host, outsourced)?;
+        let mut link = self.connect(host, outsourced)?;
+        let tests = self.data.get(RecordSet::Test).len();
+        let receipt =
+            messenger.charge(&mut ledger, self.data.get(RecordSet::Test), "test records, released once")?;
+        let mut logits = Vec::new();
+        for range in Messenger::chunks(tests) {
+            let mut trusted = self.trusted.take();
+            let source = (self.data.get(RecordSet::Test), receipt.as_ref());
+            let chunk = (RecordSet::Test, range.clone());
+            let messages = messenger.chunk(host, trusted.as_mut(), source, chunk, &self.context());
+            self.trusted = trusted;
+            logits.extend(link.answer(&messages?, self.spec.graph.classes())?);
+            let (set, records) = (RecordSet::Test, range.end);
+            let epsilon = self.epsilon(ledger.ledger());
+            host.report(Event::Released { set, records, total: tests, epsilon }, &[]);
+        }
+        let (traffic, cpu_seconds) = link.finish();
+        self.totals.bytes_out = traffic.bytes_out;
+        self.totals.bytes_in = traffic.bytes_in;
+        self.totals.untrusted_cpu_seconds = cpu_seconds;
+        Ok((logits, self.epsilon(ledger.ledger())))
+    }
+
+    /// Scores of the test records, with the accelerator's logits where there are some; `None` without test records.
+    pub(crate) fn score_tests(&mut self, residual: Option<&[f32]>) -> Result<Option<Scores>, RunError> {
+        let tests = self.data.get(RecordSet::Test).len();
+        let classes = self.spec.graph.classes();
+        if tests == 0 {
+            return Ok(None);
+        }
+        let all: Vec<u32> = (0..tests as u32).collect();
+        let labels = self.data.get(RecordSet::Test).labels_of(&all);
+        let trusted = self.trusted_logits(RecordSet::Test)?;
+        let alone = trusted.as_ref().map(|logits| correct(logits, &labels, classes) as f64 / tests as f64);
+        let mut merged = trusted.unwrap_or_else(|| vec![0.0; tests * classes]);
+        merged.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
+        let mut grad = vec![0.0; merged.len()];
+        let loss = softmax_cross_entropy::loss_and_gradient(&merged, &labels, classes, &mut grad);
+        Ok(Some(Scores {
+            records: tests,
+            loss: f64::from(loss),
+            accuracy: correct(&merged, &labels, classes) as f64 / tests as f64,
+            accuracy_trusted_only: alone,
+        }))
+    }
+
+    /// Logits of the trusted part alone, in evaluation mode; `None` if there is no trusted part.
+    pub(crate) fn trusted_logits(&mut self, set: RecordSet) -> Result<Option<Vec<f32>>, RunError> {
+        let Some(model) = &mut self.trusted else { return Ok(None) };
+        let records = self.data.get(set);
+        let batch = self.spec.train.batch_size;
+        let mut logits = Vec::with_capacity(records.len() * self.spec.graph.classes());
+        for first in (0..records.len()).step_by(batch) {
+            let range = first..(first + batch).min(records.len());
+            let count = range.len();
+            records.fill(&self.pixels, range.map(|r| (r, Draw::default())), model.input_mut(count));
+            let pass = Pass { records: count, mode: Mode::Eval };
+            logits.extend_from_slice(model.forward(pass, &self.threads)?);
+        }
+        Ok(Some(logits))
+    }
+}

@@ -1,0 +1,157 @@
+//! A flow as data: which part of the model runs where, and in what form records leave.
+
+use engine::InputForm;
+use mechanism::{Kind, ReleaseShape};
+use model::{Graph, derive};
+use split::{AsymmetricSplit, Method, SplitConfig};
+use tensor::Shape;
+use wire::RunSpec;
+use wire::spec::{Decomposition, Delta, Flow, Protection};
+
+use crate::RunError;
+
+/// Where a node of the (rewritten) graph runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// In the enclave.
+    Trusted,
+    /// On the accelerator.
+    Untrusted,
+}
+
+impl Placement {
+    /// The placement's name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Placement::Trusted => "trusted",
+            Placement::Untrusted => "untrusted",
+        }
+    }
+}
+
+/// The model, rewritten for a flow: what the enclave computes, what the accelerator computes; their logits are added.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub trusted: Option<TrustedGraphs>,
+    pub outsourced: Option<Outsourced>,
+}
+
+/// What the enclave computes.
+#[derive(Clone, Debug)]
+pub enum TrustedGraphs {
+    /// The whole model.
+    Whole(Graph),
+    /// Backbone → split → small main model (Delta).
+    Split { backbone: Graph, split: AsymmetricSplit, config: SplitConfig, main: Graph },
+}
+
+/// What the accelerator computes, and what it is sent for each record.
+#[derive(Clone, Debug)]
+pub struct Outsourced {
+    pub graph: Graph,
+    pub input: InputForm,
+    /// The kind of message a record leaves as.
+    pub kind: Kind,
+    /// For releases: the shape that leaves.
+    pub shape: Option<ReleaseShape>,
+    /// Epoch of the run in which the accelerator starts.
+    pub first_epoch: usize,
+}
+
+impl Parts {
+    /// Rewrites the model of `spec` for its flow.
+    ///
+    /// # Errors
+    /// [`RunError::Request`] if the model has no place to split, or the split does not fit it.
+    pub fn of(spec: &RunSpec) -> Result<Self, RunError> {
+        match &spec.flow {
+            Flow::Enclave => {
+                Ok(Parts { trusted: Some(TrustedGraphs::Whole(spec.graph.clone())), outsourced: None })
+            }
+            Flow::Plain => Ok(Parts { trusted: None, outsourced: Some(everything(spec)?) }),
+            Flow::Delta(delta) => delta_parts(spec, delta),
+        }
+    }
+}
+
+fn everything(spec: &RunSpec) -> Result<Outsourced, RunError> {
+    let input = pixels(spec)?;
+    Ok(Outsourced { graph: spec.graph.clone(), input, kind: Kind::Inputs, shape: None, first_epoch: 0 })
+}
+
+/// How images become inputs of the model.
+pub(crate) fn pixels(spec: &RunSpec) -> Result<InputForm, RunError> {
+    let form = InputForm::Pixels {
+        shape: record_shape(spec.graph.input())?,
+        mean: spec.train.mean.clone(),
+        std: spec.train.std.clone(),
+    };
+    form.check().map_err(request)?;
+    Ok(form)
+}
+
+fn delta_parts(spec: &RunSpec, delta: &Delta) -> Result<Parts, RunError> {
+    let at = derive::split_point(&spec.graph).map_err(request)?;
+    let backbone = derive::backbone(&spec.graph, at).map_err(request)?;
+    let sample = backbone.shape(backbone.output(), 1).record();
+    let (method, iterations) = match delta.decomposition {
+        Decomposition::Light { iterations } => (Method::Light, iterations),
+        Decomposition::Exact => (Method::Exact, 1),
+    };
+    let config = SplitConfig { rank: delta.rank, method, iterations, block: delta.block, keep: delta.keep };
+    let split = AsymmetricSplit::new(config, sample).map_err(request)?;
+    let main =
+        derive::main_model(&spec.graph, at, split.main_shape(), delta.rank, delta.width).map_err(request)?;
+    let shape = release_shape(delta);
+    let outsourced = residual_part(spec, delta, at, record_shape(sample)?, shape)?;
+    Ok(Parts {
+        trusted: Some(TrustedGraphs::Split { backbone, split, config, main }),
+        outsourced: Some(outsourced),
+    })
+}
+
+fn residual_part(
+    spec: &RunSpec,
+    delta: &Delta,
+    at: model::ValueId,
+    sample: [usize; 3],
+    shape: ReleaseShape,
+) -> Result<Outsourced, RunError> {
+    let released = shape.output(sample).map_err(request)?;
+    // A small map may vanish in the model's strides: then every number covers several pixels, as few as will do.
+    let widest = (sample[1] / released[1]).max(1);
+    let mut fits = (1..=widest).filter(|repeat| widest % repeat == 0).map(|repeat| {
+        let [c, h, w] = released;
+        (repeat, derive::residual_model(&spec.graph, at, Shape::from([c, h * repeat, w * repeat])))
+    });
+    let (repeat, graph) =
+        fits.find(|(repeat, graph)| graph.is_ok() || *repeat == widest).expect("the widest is always tried");
+    let image_side = spec.graph.input().dims()[1];
+    let input = InputForm::Bits { shape: released, repeat, shift: (image_side / released[1]).max(1) };
+    let kind = match spec.privacy.protection {
+        Protection::NoNoise => Kind::PlainResiduals,
+        _ => Kind::ResidualBits,
+    };
+    let graph = graph.map_err(request)?;
+    Ok(Outsourced { graph, input, kind, shape: Some(shape), first_epoch: delta.stage1_epochs })
+}
+
+fn release_shape(delta: &Delta) -> ReleaseShape {
+    match delta.shape {
+        wire::spec::ReleaseShape::Full => ReleaseShape::Full,
+        wire::spec::ReleaseShape::Mean => ReleaseShape::Mean,
+        wire::spec::ReleaseShape::Pooled(side) => ReleaseShape::Pooled(side),
+    }
+}
+
+/// `[C, H, W]` of an image or map.
+fn record_shape(shape: Shape) -> Result<[usize; 3], RunError> {
+    shape
+        .dims()
+        .try_into()
+        .map_err(|_| RunError::Request(format!("an image has three axes, {shape} has not")))
+}
+
+pub(crate) fn request(error: impl std::fmt::Display) -> RunError {
+    RunError::Request(error.to_string())
+}

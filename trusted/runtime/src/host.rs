@@ -1,0 +1,130 @@
+//! What the runtime asks of the process it runs in.
+
+use mechanism::ledger::StoreError;
+use mechanism::{Class, Direction, Kind, Receipt};
+use wire::WireError;
+use wire::accelerator::{Job, Reply};
+use wire::owner::Event;
+
+/// A file of the run directory that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {why}")]
+pub struct StorageError {
+    pub file: String,
+    pub why: String,
+}
+
+/// The process around the runtime: its storage, its accelerator connection, its owner.
+pub trait Host {
+    /// Stores `bytes` under `name`, encrypted and durably, replacing what was there in one step.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the old content is still there then.
+    fn save(&mut self, name: &str, bytes: &[u8]) -> Result<(), StorageError>;
+
+    /// What was last saved under `name`; `None` if nothing was.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it is there but was altered, cut short, or sealed with another key.
+    fn load(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError>;
+
+    /// Removes `name`, if it is there.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it cannot be removed.
+    fn remove(&mut self, name: &str) -> Result<(), StorageError>;
+
+    /// Names saved so far, sorted.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the run directory cannot be read.
+    fn names(&self) -> Result<Vec<String>, StorageError>;
+
+    /// The whole ledger, as written so far.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it is there and cannot be read.
+    fn ledger(&self) -> Result<Vec<u8>, StorageError>;
+
+    /// A store that appends to the ledger durably.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it cannot be opened, or another process has it.
+    fn ledger_store(&mut self) -> Result<Box<dyn mechanism::LedgerStore + Send>, StorageError>;
+
+    /// Removes a cut-short last line of the ledger, leaving `intact` bytes.
+    ///
+    /// # Errors
+    /// [`StorageError`] if that is not possible.
+    fn truncate_ledger(&mut self, intact: usize) -> Result<(), StorageError>;
+
+    /// The secret key of this run, from the operating system or the owner.
+    fn job_key(&self) -> [u8; 32];
+
+    /// A log of everything that crosses to the accelerator and back.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it cannot be opened.
+    fn journal(&mut self) -> Result<Box<dyn Journal>, StorageError>;
+
+    /// Connects to the accelerator.
+    ///
+    /// # Errors
+    /// [`WireError`] if nobody answers there.
+    fn connect(
+        &mut self,
+        address: &wire::spec::Address,
+        timeout_seconds: f64,
+    ) -> Result<Box<dyn Transport>, WireError>;
+
+    /// Reports to the owner.
+    fn report(&mut self, event: Event, body: &[u8]);
+
+    /// Whether the owner asked to stop at the next step.
+    fn stop_asked(&self) -> bool;
+
+    /// Processor seconds of this process so far, from the operating system.
+    fn cpu_seconds(&self) -> f64;
+
+    /// Largest resident memory of this process so far, in bytes, from the operating system.
+    fn peak_bytes(&self) -> u64;
+}
+
+/// A log of what crosses the boundary: kinds and sizes, never content.
+pub trait Journal {
+    /// Appends one line. Outward messages are logged before they leave.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written; the message must not leave then.
+    fn message(&mut self, message: &Crossed<'_>) -> Result<(), StoreError>;
+}
+
+/// One message that crosses.
+#[derive(Clone, Debug)]
+pub struct Crossed<'a> {
+    pub direction: Direction,
+    pub job: &'a str,
+    pub kind: Kind,
+    pub class: Class,
+    pub bytes: usize,
+    /// Number of records it speaks of.
+    pub records: usize,
+    pub receipt: Option<&'a Receipt>,
+    /// Why it is public, where it was declared so.
+    pub reason: Option<&'static str>,
+}
+
+/// A connection to the accelerator that carries frames.
+pub trait Transport: Send {
+    /// Sends one job.
+    ///
+    /// # Errors
+    /// [`WireError`] if the connection fails.
+    fn send(&mut self, job: &Job, parts: &[&[u8]]) -> Result<(), WireError>;
+
+    /// Waits for one reply, at most as long as the connection's time limit.
+    ///
+    /// # Errors
+    /// [`WireError::TimedOut`] after the limit; any other if the connection fails.
+    fn receive(&mut self, body: &mut Vec<u8>) -> Result<Reply, WireError>;
+}

@@ -1,0 +1,77 @@
+//! Predictions for single images.
+
+use wire::accelerator::RecordSet;
+
+use crate::records::DataSets;
+use crate::run::Run;
+use crate::{Host, RunError};
+
+/// Answers for some images.
+pub struct Predictions {
+    /// Merged logits, `[count, classes]`.
+    pub logits: Vec<f32>,
+    /// Why the trusted part answered alone, if it did.
+    pub degraded: Option<String>,
+    /// ε each image has spent so far; `None` where nothing is guaranteed.
+    pub epsilon: Option<f64>,
+}
+
+impl Run {
+    /// Predicts the classes of `count` images.
+    ///
+    /// An image that leaves is charged to the ledger; the same image again leaves as the same bytes, at no charge.
+    ///
+    /// - Shapes: `pixels` `[count, C, H, W]` bytes → logits `[count, classes]`
+    ///
+    /// # Errors
+    /// [`RunError`]
+    pub fn infer(
+        &mut self,
+        host: &mut dyn Host,
+        count: usize,
+        pixels: &[u8],
+    ) -> Result<Predictions, RunError> {
+        let mut body = pixels.to_vec();
+        // No labels: class 0 stands in and is never used.
+        body.resize(pixels.len().saturating_add(2 * count), 0);
+        self.data = DataSets::default();
+        self.add_records(RecordSet::Test, count, &body)?;
+        self.totals = crate::checkpoint::Totals::default();
+        let mut epsilon = None;
+        let mut residual = None;
+        if let Some(outsourced) = self.parts.outsourced.clone() {
+            if self.remote.is_some() || self.trusted.is_none() {
+                let asked = self.ask_images(host, &outsourced);
+                if let Some((logits, spent)) = self.or_degraded(host, asked)? {
+                    (residual, epsilon) = (Some(logits), spent);
+                }
+            } else {
+                self.totals.degraded = Some("the accelerator's part was never trained".to_owned());
+            }
+        }
+        let classes = self.spec.graph.classes();
+        let trusted = self.trusted_logits(RecordSet::Test)?;
+        let mut logits = trusted.unwrap_or_else(|| vec![0.0; count * classes]);
+        logits.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
+        Ok(Predictions { logits, degraded: self.totals.degraded.clone(), epsilon })
+    }
+
+    fn ask_images(
+        &mut self,
+        host: &mut dyn Host,
+        outsourced: &crate::Outsourced,
+    ) -> Result<(Vec<f32>, Option<f64>), RunError> {
+        if let Some(model) = &mut self.trusted {
+            model.freeze_backbone();
+        }
+        let (messenger, mut ledger) = self.messenger(host, outsourced)?;
+        let mut link = self.connect(host, outsourced)?;
+        let mut trusted = self.trusted.take();
+        let images = self.data.get(RecordSet::Test);
+        let messages = messenger.single(host, &mut ledger, trusted.as_mut(), images, &self.context());
+        self.trusted = trusted;
+        let logits = link.answer(&messages?, self.spec.graph.classes())?;
+        link.finish();
+        Ok((logits, self.epsilon(ledger.ledger())))
+    }
+}

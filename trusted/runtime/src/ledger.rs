@@ -1,0 +1,41 @@
+//! The ledger of a run, opened and checked.
+
+use mechanism::ledger::Head;
+use mechanism::{Budget, Ledger, LedgerError, LedgerWriter};
+use wire::owner::Event;
+use wire::spec::{Privacy, Protection};
+
+use crate::flow::request;
+use crate::{Host, RunError};
+
+/// Opens the ledger for charging; `known` is the head that the last checkpoint saw.
+///
+/// A last line that is cut short was never complete, so nothing left for it: it is removed.
+///
+/// # Errors
+/// [`RunError::Ledger`] if the ledger was altered, reordered, or is behind the checkpoint.
+pub(crate) fn open(
+    host: &mut dyn Host,
+    privacy: &Privacy,
+    known: Option<&Head>,
+) -> Result<LedgerWriter, RunError> {
+    let ledger = match Ledger::verify(&host.ledger()?) {
+        Err(LedgerError::Truncated { intact, .. }) => {
+            host.truncate_ledger(intact)?;
+            let text =
+                "the last ledger entry was cut short by a crash; nothing was sent for it, so it was removed";
+            host.report(Event::Note { text: text.to_owned() }, &[]);
+            Ledger::verify(&host.ledger()?)?
+        }
+        other => other?,
+    };
+    if let Some(known) = known {
+        ledger.require(known)?;
+    }
+    let epsilon = match privacy.protection {
+        Protection::Epsilon(epsilon) => epsilon,
+        Protection::NoNoise | Protection::NothingReleased => f64::INFINITY,
+    };
+    let budget = Budget::new(epsilon, privacy.delta).map_err(request)?;
+    Ok(LedgerWriter::new(ledger, budget, host.ledger_store()?))
+}

@@ -1,0 +1,332 @@
+//! One run: opened, given records, then trained, evaluated, asked or exported.
+
+use engine::InputForm;
+use kernels::Threads;
+use mechanism::{Kind, NoiseKey, Permissions};
+use model::{Graph, Parameters};
+use wire::RunSpec;
+use wire::accelerator::{Load, RecordSet};
+use wire::owner::Summary;
+use wire::spec::{Accelerator as AcceleratorSpec, Flow, Protection};
+
+use crate::accelerator::Accelerator;
+use crate::checkpoint::{self, Checkpoint, Job, Totals};
+use crate::flow::{self, Outsourced, Parts};
+use crate::messages::{Context, Messenger};
+use crate::records::DataSets;
+use crate::trusted_model::{InitialParameters, TrustedModel};
+use crate::{Host, RunError};
+
+/// A run with everything it holds in memory.
+pub struct Run {
+    pub(crate) spec: RunSpec,
+    pub(crate) parts: Parts,
+    pub(crate) initial: InitialParameters,
+    pub(crate) trusted: Option<TrustedModel>,
+    pub(crate) remote: Option<checkpoint::Remote>,
+    pub(crate) totals: Totals,
+    pub(crate) steps_done: usize,
+    pub(crate) ledger_head: Option<mechanism::ledger::Head>,
+    pub(crate) data: DataSets,
+    pub(crate) pixels: InputForm,
+    pub(crate) permissions: Permissions,
+    pub(crate) threads: Threads,
+}
+
+/// How training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Finished,
+    /// As asked, with a checkpoint after this many steps.
+    Stopped {
+        steps_done: usize,
+    },
+}
+
+impl Run {
+    /// Starts a run: checks that the flow may do what it must, and stores what the run is.
+    ///
+    /// # Errors
+    /// [`RunError`] if the specification does not fit together, something unprotected would leave without permission, or
+    /// storage fails.
+    pub fn create(host: &mut dyn Host, spec: RunSpec, initial: Parameters) -> Result<Self, RunError> {
+        let run = Run::create_unstored(spec, initial)?;
+        let job = Job { spec: run.spec.clone(), initial: run.initial.parameters.clone() };
+        checkpoint::save_job(host, &job)?;
+        Ok(run)
+    }
+
+    /// Opens a run where its last checkpoint left it. `accelerator` replaces the stored address.
+    ///
+    /// # Errors
+    /// [`RunError`] if there is no run, or its files were altered.
+    pub fn open(host: &mut dyn Host, accelerator: AcceleratorSpec) -> Result<Self, RunError> {
+        let Job { spec, initial } = checkpoint::load_job(host)?;
+        let mut run = Run::create_unstored(RunSpec { accelerator, ..spec }, initial)?;
+        if let Some(Checkpoint { steps_done, trusted, remote, totals, ledger }) =
+            checkpoint::newest_checkpoint(host)?
+        {
+            if let Some(model) = &mut run.trusted {
+                model.restore(trusted, &run.spec.train.optimiser)?;
+            }
+            run.steps_done = steps_done;
+            run.remote = remote;
+            run.totals = totals;
+            run.ledger_head = Some(ledger);
+        }
+        Ok(run)
+    }
+
+    /// A run as [`Run::create`], without a trace on disk.
+    pub(crate) fn create_unstored(spec: RunSpec, initial: Parameters) -> Result<Self, RunError> {
+        if !initial.fits(&spec.graph) {
+            return Err(RunError::Request("the initial parameters are not those of the model".to_owned()));
+        }
+        let permissions = Permissions::from_names(&spec.privacy.allow)?;
+        let parts = Parts::of(&spec)?;
+        refuse_unprotected(&spec, &parts, &permissions)?;
+        let pixels = flow::pixels(&spec)?;
+        let initial =
+            InitialParameters { seed: spec.train.seed, graph: spec.graph.clone(), parameters: initial };
+        let new_model =
+            |graphs| TrustedModel::new(graphs, &initial, &spec.train.optimiser, spec.train.batch_size);
+        let trusted = parts.trusted.as_ref().map(new_model).transpose()?;
+        let threads = Threads::new(spec.threads);
+        Ok(Run {
+            parts,
+            initial,
+            trusted,
+            remote: None,
+            totals: Totals::default(),
+            steps_done: 0,
+            ledger_head: None,
+            data: DataSets::default(),
+            pixels,
+            permissions,
+            threads,
+            spec,
+        })
+    }
+
+    /// What the run is.
+    pub fn spec(&self) -> &RunSpec {
+        &self.spec
+    }
+
+    /// Steps done so far.
+    pub fn steps_done(&self) -> usize {
+        self.steps_done
+    }
+
+    /// Adds private records.
+    ///
+    /// # Errors
+    /// [`RunError::Request`] if the body does not hold `count` records of the model's input size with labels.
+    pub fn add_records(&mut self, set: RecordSet, count: usize, body: &[u8]) -> Result<(), RunError> {
+        let classes = self.spec.graph.classes();
+        self.data.get_mut(set).append(count, body, self.pixels.message_len(), classes)
+    }
+
+    /// Name, graph and parameters of each part of the trained model.
+    ///
+    /// # Errors
+    /// [`RunError`] if the accelerator's state does not belong to its graph.
+    pub fn model_parts(&self) -> Result<Vec<(&'static str, Graph, Parameters)>, RunError> {
+        let trusted = self.trusted.iter().flat_map(TrustedModel::parts);
+        let mut parts: Vec<_> = trusted.map(|(name, graph, p)| (name, graph.clone(), p.clone())).collect();
+        if let Some(outsourced) = &self.parts.outsourced {
+            let name = if self.trusted.is_some() { "residual" } else { "model" };
+            let parameters = match &self.remote {
+                Some(remote) => remote.state.parameters(&outsourced.graph)?,
+                None => self.initial.of(&outsourced.graph),
+            };
+            parts.push((name, outsourced.graph.clone(), parameters));
+        }
+        Ok(parts)
+    }
+
+    /// What `Load` tells the accelerator.
+    pub(crate) fn load(&self, outsourced: &Outsourced) -> Load {
+        let train = &self.spec.train;
+        let epochs = train.schedule.epochs.saturating_sub(outsourced.first_epoch);
+        Load {
+            graph: outsourced.graph.clone(),
+            input: outsourced.input.clone(),
+            optimiser: train.optimiser.clone(),
+            schedule: engine::Schedule { epochs, ..train.schedule.clone() },
+            augment: train.augment,
+            seed: train.seed,
+            first_epoch: outsourced.first_epoch,
+            batch_size: train.batch_size,
+            train_records: self.data.get(RecordSet::Train).len(),
+            test_records: self.data.get(RecordSet::Test).len(),
+            threads: self.spec.accelerator.threads,
+        }
+    }
+
+    /// A session with the accelerator, which holds the outsourced model as it was last seen.
+    pub(crate) fn connect(
+        &self,
+        host: &mut dyn Host,
+        outsourced: &Outsourced,
+    ) -> Result<Accelerator, RunError> {
+        let mut link = Accelerator::connect(host, &self.spec.accelerator)?;
+        link.load(self.load(outsourced), &self.initial.of(&outsourced.graph))?;
+        if let Some(remote) = &self.remote {
+            link.restore(&remote.state)?;
+        }
+        Ok(link)
+    }
+
+    /// The messenger of this run, and the ledger it charges.
+    pub(crate) fn messenger(
+        &self,
+        host: &mut dyn Host,
+        outsourced: &Outsourced,
+    ) -> Result<(Messenger, mechanism::LedgerWriter), RunError> {
+        let ledger = crate::ledger::open(host, &self.spec.privacy, self.ledger_head.as_ref())?;
+        let key = NoiseKey::new(host.job_key());
+        let messenger =
+            Messenger::new(outsourced, &self.spec.privacy, self.trusted.as_ref(), &self.pixels, key)?;
+        Ok((messenger, ledger))
+    }
+
+    /// What messages depend on beside their records.
+    pub(crate) fn context(&self) -> Context<'_> {
+        Context {
+            permissions: &self.permissions,
+            threads: &self.threads,
+            form: &self.pixels,
+            batch: self.spec.train.batch_size,
+        }
+    }
+
+    /// Length in bytes of the accelerator's state.
+    pub(crate) fn remote_state_len(&self, outsourced: &Outsourced) -> usize {
+        let parameters = self.initial.of(&outsourced.graph);
+        let optimiser = engine::Optimiser::new(self.spec.train.optimiser.clone(), &parameters.params);
+        let all = parameters.params.iter().chain(&parameters.buffers).chain(optimiser.state());
+        all.map(|tensor| 4 * tensor.shape().len()).sum()
+    }
+
+    /// Bytes the trusted process needs for tensors and records, at least.
+    pub(crate) fn trusted_bytes(&self) -> u64 {
+        let model = self.trusted.as_ref().map_or(0, TrustedModel::bytes);
+        let data: usize =
+            [RecordSet::Train, RecordSet::Test].map(|set| self.data.get(set).bytes()).iter().sum();
+        (model + data) as u64
+    }
+
+    /// # Errors
+    /// [`RunError::Request`] if the plan needs more memory than `[trusted] memory` grants.
+    pub(crate) fn check_memory(&self) -> Result<(), RunError> {
+        let need = self.trusted_bytes();
+        match self.spec.memory {
+            Some(limit) if need > limit => Err(RunError::Request(format!(
+                "[trusted] memory grants {limit} bytes, batch_size = {} needs {need}; lower `batch_size` or raise `memory`",
+                self.spec.train.batch_size
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The figures of the run so far.
+    pub(crate) fn summary(&self, host: &dyn Host, epsilon: Option<f64>) -> Summary {
+        let steps = engine::batches::steps(self.data.get(RecordSet::Train).len(), self.spec.train.batch_size);
+        Summary {
+            flow: self.spec.flow.name().to_owned(),
+            model: self.spec.graph.name().to_owned(),
+            epochs: self.steps_done.checked_div(steps).unwrap_or(self.spec.train.epochs),
+            scores: self.totals.scores,
+            trusted_cpu_seconds: self.totals.trusted_cpu_seconds,
+            untrusted_cpu_seconds: self.totals.untrusted_cpu_seconds,
+            images: self.totals.images,
+            bytes_out: self.totals.bytes_out,
+            bytes_in: self.totals.bytes_in,
+            peak_trusted_bytes: host.peak_bytes(),
+            epsilon,
+            delta: epsilon.map(|_| self.spec.privacy.delta),
+            not_covered: self.not_covered(),
+            conditions: self.conditions(),
+            degraded: self.totals.degraded.clone(),
+        }
+    }
+
+    /// ε per record that the ledger amounts to; `None` where nothing is guaranteed.
+    pub(crate) fn epsilon(&self, ledger: &mechanism::Ledger) -> Option<f64> {
+        let guaranteed =
+            matches!(self.spec.privacy.protection, Protection::Epsilon(_)) && self.parts.outsourced.is_some();
+        guaranteed.then(|| ledger.epsilon(self.spec.privacy.delta))
+    }
+
+    /// What no guarantee covers, in sentences.
+    pub(crate) fn not_covered(&self) -> Vec<String> {
+        let unprotected = unprotected_kinds(&self.spec, &self.parts);
+        let mut sentences: Vec<String> =
+            unprotected.iter().map(|kind| format!("UNPROTECTED {kind}: {}", kind.description())).collect();
+        if self.parts.outsourced.is_some() {
+            sentences.push("That a record took part, and its position in the public batch order.".to_owned());
+        }
+        sentences
+    }
+
+    /// What a guarantee depends on, in sentences.
+    pub(crate) fn conditions(&self) -> Vec<String> {
+        match (&self.spec.flow, self.spec.privacy.protection) {
+            (Flow::Delta(delta), Protection::Epsilon(_)) if delta.stage1_epochs > 0 => vec![
+                "The backbone is trained on the same private records, so the guarantee for one record is conditional on \
+                 the backbone; it is unconditional only for a backbone made from public data."
+                    .to_owned(),
+                "Rollback protection: none; an operator who restores an older copy of the whole run directory is not \
+                 noticed."
+                    .to_owned(),
+            ],
+            _ => Vec::new(),
+        }
+    }
+
+    /// A checkpoint of the state now.
+    pub(crate) fn save(
+        &mut self,
+        host: &mut dyn Host,
+        ledger: mechanism::ledger::Head,
+    ) -> Result<(), RunError> {
+        let checkpoint = Checkpoint {
+            steps_done: self.steps_done,
+            trusted: self.trusted.as_ref().map(TrustedModel::state).unwrap_or_default(),
+            remote: self.remote.clone(),
+            totals: self.totals.clone(),
+            ledger,
+        };
+        checkpoint::save_checkpoint(host, &checkpoint)?;
+        host.report(wire::owner::Event::Checkpoint { steps_done: self.steps_done }, &[]);
+        Ok(())
+    }
+}
+
+/// Kinds that leave without a guarantee in this flow.
+fn unprotected_kinds(spec: &RunSpec, parts: &Parts) -> Vec<Kind> {
+    let Some(outsourced) = &parts.outsourced else { return Vec::new() };
+    let message = Some(outsourced.kind).filter(|kind| kind.class() == mechanism::Class::Unprotected);
+    let trained = spec.train.epochs > outsourced.first_epoch;
+    message.into_iter().chain(trained.then_some(Kind::Labels)).collect()
+}
+
+/// Refuses a run before anything starts, if something would leave that the configuration does not allow by name.
+fn refuse_unprotected(spec: &RunSpec, parts: &Parts, permissions: &Permissions) -> Result<(), RunError> {
+    let kinds = unprotected_kinds(spec, parts);
+    let refused: Vec<&Kind> = kinds.iter().filter(|kind| permissions.check(**kind).is_err()).collect();
+    match refused.as_slice() {
+        [] => Ok(()),
+        [one] => Ok(permissions.check(**one)?),
+        several => {
+            let names: Vec<String> = several.iter().map(|kind| format!("\"{kind}\"")).collect();
+            Err(RunError::Request(format!(
+                "refused: flow `{}` would send {} without any guarantee (UNPROTECTED); to send them all the same, add \
+                 them to `allow` in [privacy]",
+                spec.flow.name(),
+                names.join(" and ")
+            )))
+        }
+    }
+}
