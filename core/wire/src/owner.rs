@@ -41,7 +41,6 @@ pub enum Event {
     Opened {
         spec: Box<RunSpec>,
         steps_done: usize,
-        finished: bool,
     },
     Plan(Plan),
     /// Something a person should read.

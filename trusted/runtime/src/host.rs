@@ -59,7 +59,10 @@ pub trait Host {
     fn truncate_ledger(&mut self, intact: usize) -> Result<(), StorageError>;
 
     /// The secret key of this run, from the operating system or the owner.
-    fn job_key(&self) -> [u8; 32];
+    ///
+    /// # Errors
+    /// [`StorageError`] if no run is open.
+    fn job_key(&self) -> Result<[u8; 32], StorageError>;
 
     /// A log of everything that crosses to the accelerator and back.
     ///

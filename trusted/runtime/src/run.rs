@@ -185,7 +185,7 @@ impl Run {
         outsourced: &Outsourced,
     ) -> Result<(Messenger, mechanism::LedgerWriter), RunError> {
         let ledger = crate::ledger::open(host, &self.spec.privacy, self.ledger_head.as_ref())?;
-        let key = NoiseKey::new(host.job_key());
+        let key = NoiseKey::new(host.job_key()?);
         let messenger =
             Messenger::new(outsourced, &self.spec.privacy, self.trusted.as_ref(), &self.pixels, key)?;
         Ok((messenger, ledger))
@@ -228,6 +228,15 @@ impl Run {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// The figures of the run so far, with ε from the ledger.
+    ///
+    /// # Errors
+    /// [`RunError::Ledger`] if the ledger cannot be trusted.
+    pub fn training_summary(&self, host: &dyn Host) -> Result<Summary, RunError> {
+        let ledger = mechanism::Ledger::verify(&host.ledger()?)?;
+        Ok(self.summary(host, self.epsilon(&ledger)))
     }
 
     /// The figures of the run so far.
