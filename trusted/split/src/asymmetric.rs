@@ -1,10 +1,14 @@
 //! Delta's split of a batch: principal channels at low resolution, and the rest.
 
+use std::slice::{ChunksExact, ChunksExactMut};
+
 use kernels::Threads;
+use kernels::gemm::{Matrix, multiply};
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError, View};
 
 use crate::Dct;
+use crate::channels::{exact_basis, light_basis};
 
 /// How the principal channels are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +30,7 @@ pub struct SplitConfig {
     /// How they are found.
     #[serde(default)]
     pub method: Method,
-    /// Rounds of the light method per channel, at least 1.
+    /// Rounds of the light method per channel, at least 1; each costs `min(C, H·W)²` multiply-adds.
     pub iterations: usize,
     /// Side of a DCT block.
     pub block: usize,
@@ -90,7 +94,7 @@ pub struct SplitOutput<'a> {
     pub residual: Option<&'a mut [f32]>,
 }
 
-/// Splits samples of one shape.
+/// Splits samples of one shape: `X = Û · up(principal) + residual`, exactly.
 #[derive(Clone, Debug)]
 pub struct AsymmetricSplit {
     config: SplitConfig,
@@ -105,7 +109,9 @@ impl AsymmetricSplit {
     /// # Errors
     /// [`SplitError`] if rank, iterations or blocks do not fit the sample.
     pub fn new(config: SplitConfig, sample: Shape) -> Result<Self, SplitError> {
-        let [_, c, h, w] = sample.batched(1).nchw("sample of a split")?;
+        let &[c, h, w] = sample.dims() else {
+            return Err(ShapeError::Rank { what: "sample of a split", expected: 3, found: sample }.into());
+        };
         let SplitConfig { rank, iterations, block, keep, .. } = config;
         let most = c.min(h * w);
         if rank == 0 || rank > most {
@@ -115,8 +121,18 @@ impl AsymmetricSplit {
             return Err(SplitError::Iterations);
         }
         let dct = Dct::new(block, keep)?;
-        let low = dct.low_size(h, w)?;
+        let low = dct.low_size([h, w])?;
         Ok(AsymmetricSplit { config, dct, sample: [c, h, w], low })
+    }
+
+    /// What it keeps.
+    pub fn config(&self) -> &SplitConfig {
+        &self.config
+    }
+
+    /// Shape of one sample, `[C, H, W]`.
+    pub fn sample_shape(&self) -> Shape {
+        Shape::from(self.sample)
     }
 
     /// Shape of the principal channels of one sample, `[r, h, w]`.
@@ -134,6 +150,16 @@ impl AsymmetricSplit {
         Shape::from([self.sample[0], self.low[0], self.low[1]])
     }
 
+    /// Multiply-adds of splitting one sample by the light method, residual and main part included.
+    pub fn macs(&self) -> u64 {
+        let [c, h, w] = self.sample;
+        let (r, p, low) = (self.config.rank, h * w, self.low[0] * self.low[1]);
+        let n = c.min(p);
+        let decomposition = n * n * c.max(p) + r * (self.config.iterations + 3) * n * n;
+        let dct = 2 * r * self.low[1] * (h * self.dct.block() + self.low[0] * self.dct.block());
+        (decomposition + 2 * r * c * p + dct + r * c * low) as u64
+    }
+
     /// Splits a batch.
     ///
     /// - Shapes: `x` `[N, C, H, W]`
@@ -142,8 +168,46 @@ impl AsymmetricSplit {
     /// # Errors
     /// [`SplitError::Shape`] if a buffer has another length than its shape says.
     pub fn forward(&self, x: View<'_>, output: SplitOutput<'_>, threads: &Threads) -> Result<(), SplitError> {
-        let _ = (x.shape.nchw("input of a split")?, output.principal.len(), &self.dct, threads.count());
+        let n = batch(x.shape, self.sample_shape(), "input of a split")?;
+        let SplitOutput { principal, basis, main, residual } = output;
+        let principal = samples(principal, n, self.principal_shape())?;
+        let basis = samples(basis, n, self.basis_shape())?;
+        let main = optional_samples(main, n, self.main_shape())?;
+        let residual = optional_samples(residual, n, self.sample_shape())?;
+        let items =
+            x.data.chunks_exact(self.sample_shape().len()).zip(principal).zip(basis).zip(main).zip(residual);
+        threads.for_each_item(items.collect(), |((((x, principal), basis), main), residual)| {
+            self.split_one(threads, x, principal, basis, main, residual);
+        });
         Ok(())
+    }
+
+    fn split_one(
+        &self,
+        threads: &Threads,
+        x: &[f32],
+        principal: &mut [f32],
+        basis: &mut [f32],
+        main: Option<&mut [f32]>,
+        residual: Option<&mut [f32]>,
+    ) {
+        let ([c, h, w], r) = (self.sample, self.config.rank);
+        match self.config.method {
+            Method::Light => light_basis(threads, x, [c, h * w], r, self.config.iterations, basis),
+            Method::Exact => exact_basis(x, [c, h * w], r, basis),
+        }
+        let u = Matrix::new(basis, c, r);
+        let mut images = threads.scratch(r * h * w);
+        multiply(threads, 1.0, u.transposed(), Matrix::new(x, c, h * w), 0.0, &mut images);
+        self.dct.low(threads, &images, [h, w], principal);
+        if let Some(main) = main {
+            multiply(threads, 1.0, u, Matrix::new(principal, r, self.low[0] * self.low[1]), 0.0, main);
+        }
+        if let Some(residual) = residual {
+            self.dct.up(threads, principal, [h, w], &mut images);
+            residual.copy_from_slice(x);
+            multiply(threads, -1.0, u, Matrix::new(&images, r, h * w), 1.0, residual);
+        }
     }
 
     /// Gradient of the main part with respect to the input, with the basis held constant: `dX = Û · up(Ûᵀ dMain)`.
@@ -159,8 +223,80 @@ impl AsymmetricSplit {
         grad_input: &mut [f32],
         threads: &Threads,
     ) -> Result<(), SplitError> {
-        let _ = (basis.len(), grad_main.shape, threads.count());
-        grad_input.fill(0.0);
+        let n = batch(grad_main.shape, self.main_shape(), "gradient of the main part")?;
+        let (c, r, low) = (self.sample[0], self.config.rank, self.low[0] * self.low[1]);
+        let bases = samples_of(basis, n, self.basis_shape())?;
+        let mut principal = threads.scratch(n * r * low);
+        let items = bases.zip(grad_main.data.chunks_exact(c * low)).zip(principal.chunks_exact_mut(r * low));
+        threads.for_each_item(items.collect(), |((basis, grad), principal)| {
+            let u = Matrix::new(basis, c, r);
+            multiply(threads, 1.0, u.transposed(), Matrix::new(grad, c, low), 0.0, principal);
+        });
+        let shape = self.principal_shape().batched(n);
+        self.expand(basis, View { shape, data: &principal }, grad_input, threads)
+    }
+
+    /// The main part at full size, `Û · up(principal)`: what the residual lacks. Also the gradient of the principal
+    /// channels with respect to the input, with the basis held constant.
+    ///
+    /// - Shapes: `basis` `[N, C, r]`, `principal` `[N, r, h, w]` → `expanded` `[N, C, H, W]`, overwritten
+    ///
+    /// # Errors
+    /// [`SplitError::Shape`] if a buffer has another length than its shape says.
+    pub fn expand(
+        &self,
+        basis: &[f32],
+        principal: View<'_>,
+        expanded: &mut [f32],
+        threads: &Threads,
+    ) -> Result<(), SplitError> {
+        let n = batch(principal.shape, self.principal_shape(), "principal channels")?;
+        let ([c, h, w], r) = (self.sample, self.config.rank);
+        let bases = samples_of(basis, n, self.basis_shape())?;
+        let principal = principal.data.chunks_exact(self.principal_shape().len());
+        let items = bases.zip(principal).zip(samples(expanded, n, self.sample_shape())?);
+        threads.for_each_item(items.collect(), |((basis, principal), expanded)| {
+            let mut images = threads.scratch(r * h * w);
+            self.dct.up(threads, principal, [h, w], &mut images);
+            multiply(threads, 1.0, Matrix::new(basis, c, r), Matrix::new(&images, r, h * w), 0.0, expanded);
+        });
         Ok(())
     }
+}
+
+/// Batch size of `shape`, if it is a batch of `sample`.
+fn batch(shape: Shape, sample: Shape, what: &'static str) -> Result<usize, SplitError> {
+    let n = shape.dims().first().copied().unwrap_or(0);
+    let expected = sample.batched(n);
+    if shape == expected { Ok(n) } else { Err(ShapeError::Mismatch { what, expected, found: shape }.into()) }
+}
+
+fn checked_len(found: usize, n: usize, sample: Shape) -> Result<usize, SplitError> {
+    let expected = n * sample.len();
+    if found == expected {
+        Ok(sample.len())
+    } else {
+        Err(ShapeError::Length { shape: sample.batched(n), expected, found }.into())
+    }
+}
+
+fn samples_of(data: &[f32], n: usize, sample: Shape) -> Result<ChunksExact<'_, f32>, SplitError> {
+    Ok(data.chunks_exact(checked_len(data.len(), n, sample)?))
+}
+
+fn samples(data: &mut [f32], n: usize, sample: Shape) -> Result<ChunksExactMut<'_, f32>, SplitError> {
+    Ok(data.chunks_exact_mut(checked_len(data.len(), n, sample)?))
+}
+
+/// The samples of a buffer that may be absent; without it, `None` for ever.
+fn optional_samples(
+    data: Option<&mut [f32]>,
+    n: usize,
+    sample: Shape,
+) -> Result<impl Iterator<Item = Option<&mut [f32]>>, SplitError> {
+    let mut chunks = data.map(|data| samples(data, n, sample)).transpose()?;
+    Ok(std::iter::from_fn(move || match &mut chunks {
+        Some(chunks) => chunks.next().map(Some),
+        None => Some(None),
+    }))
 }
