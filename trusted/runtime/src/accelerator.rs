@@ -160,21 +160,6 @@ impl Accelerator {
         }
     }
 
-    /// Logits of stored records in evaluation mode.
-    pub(crate) fn predict(
-        &mut self,
-        set: RecordSet,
-        first: usize,
-        count: usize,
-        classes: usize,
-    ) -> Result<Vec<f32>, RunError> {
-        let job = Job::Predict { set, first, count };
-        self.control(&job)?;
-        let logits = self.logits(&job, 0, count, classes)?;
-        self.done(&job)?;
-        Ok(logits)
-    }
-
     /// Logits of records that the accelerator does not keep.
     pub(crate) fn answer(&mut self, messages: &[Message], classes: usize) -> Result<Vec<f32>, RunError> {
         let job = Job::Answer { count: messages.len() };

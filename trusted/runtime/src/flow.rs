@@ -42,7 +42,16 @@ pub enum TrustedGraphs {
     /// The whole model.
     Whole(Graph),
     /// Backbone → split → small main model (Delta).
-    Split { backbone: Graph, split: AsymmetricSplit, config: SplitConfig, main: Graph },
+    Split(Box<SplitGraphs>),
+}
+
+/// Delta's trusted graphs, and the split between them.
+#[derive(Clone, Debug)]
+pub struct SplitGraphs {
+    pub backbone: Graph,
+    pub split: AsymmetricSplit,
+    pub config: SplitConfig,
+    pub main: Graph,
 }
 
 /// What the accelerator computes, and what it is sent for each record.
@@ -105,7 +114,7 @@ fn delta_parts(spec: &RunSpec, delta: &Delta) -> Result<Parts, RunError> {
     let shape = release_shape(delta);
     let outsourced = residual_part(spec, delta, at, record_shape(sample)?, shape)?;
     Ok(Parts {
-        trusted: Some(TrustedGraphs::Split { backbone, split, config, main }),
+        trusted: Some(TrustedGraphs::Split(Box::new(SplitGraphs { backbone, split, config, main }))),
         outsourced: Some(outsourced),
     })
 }
@@ -120,7 +129,7 @@ fn residual_part(
     let released = shape.output(sample).map_err(request)?;
     // A small map may vanish in the model's strides: then every number covers several pixels, as few as will do.
     let widest = (sample[1] / released[1]).max(1);
-    let mut fits = (1..=widest).filter(|repeat| widest % repeat == 0).map(|repeat| {
+    let mut fits = (1..=widest).filter(|repeat| widest.is_multiple_of(*repeat)).map(|repeat| {
         let [c, h, w] = released;
         (repeat, derive::residual_model(&spec.graph, at, Shape::from([c, h * repeat, w * repeat])))
     });

@@ -18,7 +18,7 @@ mod train;
 mod trusted_model;
 
 pub use error::{AcceleratorError, RunError};
-pub use flow::{Outsourced, Parts, Placement, TrustedGraphs};
+pub use flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};
 pub use host::{Crossed, Host, Journal, StorageError, Transport};
 pub use infer::Predictions;
 pub use plan::plan;

@@ -7,7 +7,7 @@ use wire::owner::{Plan, PlannedLayer, PlannedRelease};
 use wire::spec::Protection;
 
 use crate::RunError;
-use crate::flow::{Outsourced, Parts, Placement, TrustedGraphs};
+use crate::flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};
 use crate::messages::sigma;
 use crate::run::Run;
 
@@ -23,7 +23,8 @@ pub fn plan(spec: &RunSpec) -> Result<Plan, RunError> {
     let mut layers = Vec::new();
     match &parts.trusted {
         Some(TrustedGraphs::Whole(graph)) => layers.extend(nodes("model", graph, Placement::Trusted)),
-        Some(TrustedGraphs::Split { backbone, config, main, .. }) => {
+        Some(TrustedGraphs::Split(graphs)) => {
+            let SplitGraphs { backbone, config, main, .. } = graphs.as_ref();
             layers.extend(nodes("backbone", backbone, Placement::Trusted));
             layers.push(split_layer(backbone, config, parts.outsourced.as_ref()));
             layers.extend(nodes("main", main, Placement::Trusted));

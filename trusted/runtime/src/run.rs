@@ -295,17 +295,13 @@ impl Run {
     }
 
     /// A checkpoint of the state now.
-    pub(crate) fn save(
-        &mut self,
-        host: &mut dyn Host,
-        ledger: mechanism::ledger::Head,
-    ) -> Result<(), RunError> {
+    pub(crate) fn save(&mut self, host: &mut dyn Host) -> Result<(), RunError> {
         let checkpoint = Checkpoint {
             steps_done: self.steps_done,
             trusted: self.trusted.as_ref().map(TrustedModel::state).unwrap_or_default(),
             remote: self.remote.clone(),
             totals: self.totals.clone(),
-            ledger,
+            ledger: self.ledger_head.unwrap_or_else(mechanism::ledger::Head::empty),
         };
         checkpoint::save_checkpoint(host, &checkpoint)?;
         host.report(wire::owner::Event::Checkpoint { steps_done: self.steps_done }, &[]);

@@ -32,6 +32,14 @@ struct Segment {
     ends_epoch: bool,
 }
 
+/// A step's place: its epoch, its number in the epoch, and how many an epoch has.
+#[derive(Clone, Copy)]
+struct At {
+    epoch: usize,
+    step: usize,
+    steps: usize,
+}
+
 /// The accelerator while it trains: what it was asked for and has not answered yet.
 struct Remotely {
     link: Accelerator,
@@ -55,41 +63,40 @@ impl Run {
         self.check_memory()?;
         let steps = batches::steps(records, self.spec.train.batch_size);
         let total = steps * self.spec.train.epochs;
-        let mut ledger = self.open_ledger_head(host)?;
+        self.check_ledger(host)?;
         let mut remote: Option<Remotely> = None;
         let mut announced = None;
         while self.steps_done < total {
             let epoch = self.steps_done / steps;
             self.announce(host, epoch, steps, &mut announced);
-            if let Some(outsourced) = self.due(epoch) {
-                if remote.is_none() && self.totals.degraded.is_none() {
-                    let cpu = host.cpu_seconds();
-                    let opened = self.open_remote(host, &outsourced, steps, &mut ledger);
-                    remote = self.or_degraded(host, opened)?;
-                    self.totals.trusted_cpu_seconds += host.cpu_seconds() - cpu;
-                }
+            let idle = remote.is_none() && self.totals.degraded.is_none();
+            if let Some(outsourced) = self.due(epoch).filter(|_| idle) {
+                let cpu = host.cpu_seconds();
+                let opened = self.open_remote(host, &outsourced, steps);
+                remote = self.or_degraded(host, opened)?;
+                self.totals.trusted_cpu_seconds += host.cpu_seconds() - cpu;
             }
             let segment = self.segment(self.steps_done, steps);
-            if let Some(outcome) = self.train_segment(host, &segment, &mut remote, steps, ledger)? {
+            if let Some(outcome) = self.train_segment(host, &segment, &mut remote, steps)? {
                 self.close(remote);
                 return Ok(outcome);
             }
             if segment.ends_epoch {
                 self.end_epoch(host, segment.epoch, &mut remote)?;
             }
-            self.save(host, ledger)?;
+            self.save(host)?;
         }
         self.close(remote);
         Ok(Outcome::Finished)
     }
 
-    fn open_ledger_head(&self, host: &mut dyn Host) -> Result<mechanism::ledger::Head, RunError> {
-        match &self.parts.outsourced {
-            Some(_) => {
-                Ok(crate::ledger::open(host, &self.spec.privacy, self.ledger_head.as_ref())?.ledger().head())
-            }
-            None => Ok(mechanism::ledger::Head::empty()),
+    /// Refuses to go on with a ledger that is not the one the last checkpoint saw.
+    fn check_ledger(&mut self, host: &mut dyn Host) -> Result<(), RunError> {
+        if self.parts.outsourced.is_some() {
+            let ledger = crate::ledger::open(host, &self.spec.privacy, self.ledger_head.as_ref())?;
+            self.ledger_head = Some(ledger.ledger().head());
         }
+        Ok(())
     }
 
     /// The accelerator's part, from the epoch on in which it starts.
@@ -128,7 +135,6 @@ impl Run {
         host: &mut dyn Host,
         outsourced: &Outsourced,
         steps: usize,
-        head: &mut mechanism::ledger::Head,
     ) -> Result<Remotely, RunError> {
         if let Some(model) = &mut self.trusted {
             model.freeze_backbone();
@@ -138,7 +144,7 @@ impl Run {
         for set in [RecordSet::Train, RecordSet::Test] {
             self.send_records(host, &mut link, &messenger, &mut ledger, set)?;
         }
-        *head = ledger.ledger().head();
+        self.ledger_head = Some(ledger.ledger().head());
         let state_len = self.remote_state_len(outsourced);
         self.catch_up(&mut link, steps)?;
         Ok(Remotely { link, pending: VecDeque::new(), next: self.steps_done, state_len })
@@ -211,7 +217,6 @@ impl Run {
         segment: &Segment,
         remote: &mut Option<Remotely>,
         steps: usize,
-        ledger: mechanism::ledger::Head,
     ) -> Result<Option<Outcome>, RunError> {
         let order =
             batches::order(self.spec.train.seed, segment.epoch, self.data.get(RecordSet::Train).len());
@@ -219,14 +224,14 @@ impl Run {
         for step in segment.steps.clone() {
             if host.stop_asked() {
                 self.totals.trusted_cpu_seconds += host.cpu_seconds() - cpu;
-                self.save(host, ledger)?;
+                self.save(host)?;
                 return Ok(Some(Outcome::Stopped { steps_done: self.steps_done }));
             }
             if let Some(remotely) = remote {
                 let submitted = self.submit_ahead(remotely, steps);
-                self.check_remote(host, submitted, remote, ledger)?;
+                self.check_remote(host, submitted, remote)?;
             }
-            let result = self.train_step(host, &order, segment.epoch, step, steps, remote, ledger);
+            let result = self.train_step(host, &order, At { epoch: segment.epoch, step, steps }, remote);
             let now = host.cpu_seconds();
             self.totals.trusted_cpu_seconds += now - cpu;
             cpu = now;
@@ -239,7 +244,7 @@ impl Run {
                     self.remote = Some(state);
                     self.totals.untrusted_cpu_seconds += cpu_seconds;
                 }
-                Err(error) => self.check_remote(host, Err(error), remote, ledger)?,
+                Err(error) => self.check_remote(host, Err(error), remote)?,
             }
         }
         Ok(None)
@@ -260,16 +265,12 @@ impl Run {
     }
 
     /// One step: logits of both parts, loss, update of the trusted part.
-    #[allow(clippy::too_many_arguments)]
     fn train_step(
         &mut self,
         host: &mut dyn Host,
         order: &[u32],
-        epoch: usize,
-        step: usize,
-        steps: usize,
+        At { epoch, step, steps }: At,
         remote: &mut Option<Remotely>,
-        ledger: mechanism::ledger::Head,
     ) -> Result<(), RunError> {
         let train = &self.spec.train;
         let chosen = &order[batches::range(order.len(), train.batch_size, step)];
@@ -289,7 +290,7 @@ impl Run {
         if let Some(remotely) = remote {
             match remotely.logits(step, chosen.len(), classes) {
                 Ok(residual) => logits.iter_mut().zip(residual).for_each(|(sum, r)| *sum += r),
-                Err(error) => self.check_remote(host, Err(error), remote, ledger)?,
+                Err(error) => self.check_remote(host, Err(error), remote)?,
             }
         }
         let mut grad = vec![0.0; logits.len()];
@@ -343,7 +344,6 @@ impl Run {
         host: &mut dyn Host,
         result: Result<(), RunError>,
         remote: &mut Option<Remotely>,
-        ledger: mechanism::ledger::Head,
     ) -> Result<(), RunError> {
         match self.or_degraded(host, result) {
             Ok(Some(())) => Ok(()),
@@ -352,7 +352,7 @@ impl Run {
                 Ok(())
             }
             Err(error) => {
-                self.save(host, ledger)?;
+                self.save(host)?;
                 Err(error)
             }
         }

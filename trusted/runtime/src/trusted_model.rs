@@ -8,7 +8,7 @@ use split::{AsymmetricSplit, SplitConfig, SplitOutput};
 use tensor::View;
 
 use crate::RunError;
-use crate::flow::{TrustedGraphs, request};
+use crate::flow::{SplitGraphs, TrustedGraphs, request};
 
 /// The trusted graphs with their parameters and optimisers.
 pub(crate) enum TrustedModel {
@@ -43,7 +43,8 @@ impl TrustedModel {
         };
         match graphs {
             TrustedGraphs::Whole(graph) => Ok(TrustedModel::Whole(Box::new(learner(graph)?))),
-            TrustedGraphs::Split { backbone, split, config, main } => {
+            TrustedGraphs::Split(graphs) => {
+                let SplitGraphs { backbone, split, config, main } = graphs.as_ref();
                 let sample = backbone.shape(backbone.output(), 1).record().len();
                 Ok(TrustedModel::Split(Box::new(SplitModel {
                     backbone: learner(backbone)?,
