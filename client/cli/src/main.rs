@@ -1,3 +1,5 @@
 //! The `asymflow` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -113,8 +113,9 @@ impl Processes {
             let mut inner = self.lock();
             (inner.enclave.take(), inner.worker.take(), inner.folder.take())
         };
-        enclave.map(|child| end(child, GRACE));
-        worker.map(|child| end(child, GRACE));
+        for child in [enclave, worker].into_iter().flatten() {
+            end(child, GRACE);
+        }
     }
 
     /// How the trusted process ended, if it does within a moment.

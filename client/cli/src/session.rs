@@ -30,7 +30,9 @@ pub enum SessionError {
     Ended { status: Option<ExitStatus> },
     #[error("the link to the trusted process: {0}")]
     Link(WireError),
-    #[error("the trusted process answered `{found}` where {expected} was due; are all binaries of one version?")]
+    #[error(
+        "the trusted process answered `{found}` where {expected} was due; are all binaries of one version?"
+    )]
     Unexpected { expected: &'static str, found: &'static str },
     #[error("interrupted before training began; nothing was saved")]
     Interrupted,
@@ -104,10 +106,7 @@ impl Session {
         match sent {
             Ok(()) => Ok(()),
             // What it said before it went explains more than that it went.
-            Err(WireError::Closed) => match self.next() {
-                Err(error) => Err(error),
-                Ok(_) => Err(self.gone()),
-            },
+            Err(WireError::Closed) => Err(self.last_words()),
             Err(error) => Err(SessionError::Link(error)),
         }
     }
@@ -137,7 +136,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError::Failed`] for [`Event::Failed`], [`SessionError::Ended`] if the trusted process is gone.
-    pub fn next(&mut self) -> Result<(Event, Vec<u8>), SessionError> {
+    pub fn receive(&mut self) -> Result<(Event, Vec<u8>), SessionError> {
         loop {
             match self.incoming.recv() {
                 Ok(Incoming::Event(event, body)) => {
@@ -150,7 +149,9 @@ impl Session {
                     self.interrupted = true;
                     self.send(&Request::Stop, &[])?;
                 }
-                Ok(Incoming::End(WireError::Closed | WireError::Truncated)) | Err(_) => return Err(self.gone()),
+                Ok(Incoming::End(WireError::Closed | WireError::Truncated)) | Err(_) => {
+                    return Err(self.gone());
+                }
                 Ok(Incoming::End(error)) => return Err(SessionError::Link(error)),
             }
         }
@@ -180,6 +181,14 @@ impl Session {
             },
             Ok(Incoming::End(_)) => Err(self.gone()),
             Err(_) => Ok(()),
+        }
+    }
+
+    fn last_words(&mut self) -> SessionError {
+        loop {
+            if let Err(error) = self.receive() {
+                return error;
+            }
         }
     }
 

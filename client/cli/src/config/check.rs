@@ -84,7 +84,9 @@ fn check_model(config: &Config) -> Checked {
         (Some(name), None) => one_of("model.architecture", name, model::zoo::ARCHITECTURES)?,
         (None, Some(_)) => {}
         (None, None) => ensure(false, "model", || "needs `architecture` or `onnx`".into())?,
-        (Some(_), Some(_)) => ensure(false, "model.onnx", || "give `architecture` or `onnx`, not both".into())?,
+        (Some(_), Some(_)) => {
+            ensure(false, "model.onnx", || "give `architecture` or `onnx`, not both".into())?
+        }
     }
     positive("model.classes", model.classes.unwrap_or(1))
 }
@@ -136,7 +138,12 @@ fn check_flow(flow: &Flow, train: &Train) -> Checked {
 }
 
 fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
-    let later = |name| Err(Problem { key: "privacy.labels", problem: format!("`{name}` is not available yet; there is `public`") });
+    let later = |name| {
+        Err(Problem {
+            key: "privacy.labels",
+            problem: format!("`{name}` is not available yet; there is `public`"),
+        })
+    };
     match privacy.labels {
         Labels::Public => {}
         Labels::Randomised => later("randomised")?,
@@ -156,7 +163,9 @@ fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
         "only 0.0 (no noise) can be given; state `epsilon` and the noise follows from it".into()
     })?;
     match (flow.kind.as_str(), privacy.epsilon, privacy.noise) {
-        (_, Some(_), Some(_)) => ensure(false, "privacy.noise", || "give `epsilon` or `noise`, not both".into()),
+        (_, Some(_), Some(_)) => {
+            ensure(false, "privacy.noise", || "give `epsilon` or `noise`, not both".into())
+        }
         ("delta", None, None) => ensure(false, "privacy", || {
             "`delta` releases messages: state `epsilon = …`, or `noise = 0.0` for no protection".into()
         }),
@@ -197,9 +206,9 @@ fn check_accelerator(accelerator: &Accelerator) -> Checked {
     let known = match address.split_once(':') {
         Some(("spawn", device)) => device == "cpu",
         Some(("unix", path)) => !path.is_empty(),
-        Some(("tcp", host)) => host.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-        }),
+        Some(("tcp", host)) => host
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)),
         _ => false,
     };
     ensure(known, "accelerator.address", || {

@@ -68,7 +68,11 @@ impl Loaded {
     /// An error about the value of `key`, such as `flow.rank`, with the line where it stands, if it does.
     pub fn fault(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         let line = error::line_of_key(&self.text, key);
-        ConfigError::new(&self.file, line, ConfigFault::Value { key: key.to_owned(), problem: problem.into() })
+        ConfigError::new(
+            &self.file,
+            line,
+            ConfigFault::Value { key: key.to_owned(), problem: problem.into() },
+        )
     }
 
     fn with_preset(&self, name: &str) -> Result<Config, ConfigError> {
@@ -78,7 +82,8 @@ impl Loaded {
             self.fault("flow.preset", error::unknown_value(name, &names))
         })?;
         let mut merged: toml::Table = toml::from_str(preset).expect("a preset is valid TOML (tested)");
-        let own = toml::from_str(&self.text).map_err(|e| ConfigError::from_toml(&self.file, &self.text, &e))?;
+        let own =
+            toml::from_str(&self.text).map_err(|e| ConfigError::from_toml(&self.file, &self.text, &e))?;
         overlay(&mut merged, own);
         merged.try_into().map_err(|e: toml::de::Error| self.fault("flow.preset", e.message()))
     }

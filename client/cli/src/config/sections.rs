@@ -32,7 +32,7 @@ pub struct Model {
 }
 
 /// `[data]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     pub format: String,
@@ -206,14 +206,23 @@ pub enum OnFailure {
 }
 
 impl Config {
+    /// A configuration without a file: the defaults of RUN.toml, and no data.
+    pub fn new(model: Model, flow: &str) -> Self {
+        Config {
+            model,
+            data: Data::default(),
+            flow: Flow::new(flow),
+            privacy: Privacy::default(),
+            train: Train::default(),
+            trusted: Trusted::default(),
+            accelerator: Accelerator::default(),
+        }
+    }
+
     /// Makes relative paths absolute, seen from `folder`.
     pub(super) fn anchor(&mut self, folder: &Path) {
-        let paths = [
-            &mut self.model.onnx,
-            &mut self.model.weights,
-            &mut self.data.path,
-            &mut self.trusted.key,
-        ];
+        let paths =
+            [&mut self.model.onnx, &mut self.model.weights, &mut self.data.path, &mut self.trusted.key];
         for path in paths.into_iter().flatten() {
             *path = folder.join(&*path);
         }

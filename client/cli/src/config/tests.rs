@@ -1,6 +1,7 @@
 use super::*;
 
-const SMALL: &str = "[model]\narchitecture = \"cnn-small\"\n[data]\nformat = \"synthetic\"\n[flow]\nkind = \"enclave\"\n";
+const SMALL: &str =
+    "[model]\narchitecture = \"cnn-small\"\n[data]\nformat = \"synthetic\"\n[flow]\nkind = \"enclave\"\n";
 
 fn parse(text: &str) -> Result<Config, String> {
     Loaded::parse(text, Path::new("RUN.toml")).map(|l| l.config).map_err(|e| e.to_string())
@@ -17,8 +18,15 @@ fn every_key_but_model_data_and_flow_has_a_default() {
     assert_eq!((config.train.epochs, config.train.batch_size), (30, 128));
     assert_eq!(config.accelerator.address, "spawn:cpu");
     for section in ["model", "data", "flow"] {
-        let without: String = SMALL.split('[').filter(|s| !s.is_empty() && !s.starts_with(section)).map(|s| format!("[{s}")).collect();
-        assert_eq!(parse(&without).unwrap_err(), format!("RUN.toml: `{section}` is missing; every RUN.toml needs it"));
+        let without: String = SMALL
+            .split('[')
+            .filter(|s| !s.is_empty() && !s.starts_with(section))
+            .map(|s| format!("[{s}"))
+            .collect();
+        assert_eq!(
+            parse(&without).unwrap_err(),
+            format!("RUN.toml: `{section}` is missing; every RUN.toml needs it")
+        );
     }
 }
 
@@ -34,13 +42,19 @@ fn wrong_values_name_key_and_line() {
     for (more, expected) in [
         ("[train]\nbatch_size = 0", ":8: train.batch_size: must be at least 1"),
         ("[train]\nbatch_size = -1", ":8: invalid value: integer `-1`, expected usize in `batch_size = -1`"),
-        ("[train]\nepochs = \"ten\"", ":8: invalid type: string \"ten\", expected usize in `epochs = \"ten\"`"),
+        (
+            "[train]\nepochs = \"ten\"",
+            ":8: invalid type: string \"ten\", expected usize in `epochs = \"ten\"`",
+        ),
         ("[train]\noptimiser = \"adam\"", ":8: `adam` is not known here; did you mean `adamw`?"),
         ("[train]\nschedule = \"step\"", ":8: train.schedule: `step` needs `milestones"),
         ("[privacy]\nepsilon = 0.0", ":8: privacy.epsilon: 0 is not a number above 0"),
         ("[privacy]\nepsilon = nan", ":8: privacy.epsilon: NaN is not a number above 0"),
         ("[privacy]\nlabels = \"withheld\"", ":8: privacy.labels: `withheld` is not available yet"),
-        ("[privacy]\nallow = [\"lables\"]", ":8: privacy.allow: `lables` is not known here; did you mean `labels`?"),
+        (
+            "[privacy]\nallow = [\"lables\"]",
+            ":8: privacy.allow: `lables` is not known here; did you mean `labels`?",
+        ),
         ("[trusted]\nwhere = \"https://host:1\"", ":8: trusted.where: `https://host:1` is not available yet"),
         ("[trusted]\nmemory = \"much\"", ":8: trusted.memory: `much` is not a size"),
         ("[accelerator]\naddress = \"tcp:host\"", ":8: accelerator.address: `tcp:host` is not an address"),
@@ -59,13 +73,18 @@ fn flows_that_release_need_a_stated_strength() {
     assert!(parse(&format!("{delta}[privacy]\nepsilon = 8.0")).is_ok());
     assert!(parse(&format!("{delta}[privacy]\nnoise = 0.0")).is_ok());
     assert!(parse(&format!("{delta}[privacy]\nnoise = 0.5")).unwrap_err().contains("only 0.0"));
-    assert!(parse(&format!("{delta}[privacy]\nnoise = 0.0\nepsilon = 1.0")).unwrap_err().contains("not both"));
+    assert!(
+        parse(&format!("{delta}[privacy]\nnoise = 0.0\nepsilon = 1.0")).unwrap_err().contains("not both")
+    );
 }
 
 #[test]
 fn flows_and_architectures_by_name() {
     let asymml = parse(&SMALL.replace("enclave", "asymml")).unwrap_err();
-    assert_eq!(asymml, "RUN.toml:6: flow.kind: `asymml` is not available yet; there are plain, enclave, delta");
+    assert_eq!(
+        asymml,
+        "RUN.toml:6: flow.kind: `asymml` is not available yet; there are plain, enclave, delta"
+    );
     assert!(parse(&SMALL.replace("enclave", "detla")).unwrap_err().ends_with("did you mean `delta`?"));
     assert!(parse(&SMALL.replace("cnn-small", "resnet81")).unwrap_err().contains("did you mean `resnet18`?"));
 }
@@ -85,7 +104,9 @@ fn presets_give_defaults_and_the_file_goes_before() {
 
 #[test]
 fn what_is_written_reads_back_as_itself() {
-    let text = format!("{SMALL}shape = \"pooled:4\"\n[data.normalise]\nmean = [0.1]\nstd = [0.3]\n[train]\noptimiser = \"adamw\"\n[trusted]\nkey = \"k\"\n");
+    let text = format!(
+        "{SMALL}shape = \"pooled:4\"\n[data.normalise]\nmean = [0.1]\nstd = [0.3]\n[train]\noptimiser = \"adamw\"\n[trusted]\nkey = \"k\"\n"
+    );
     let mut config = parse(&text).unwrap();
     config.anchor(Path::new("/somewhere"));
     assert_eq!(config.trusted.key.as_deref(), Some(Path::new("/somewhere/k")));

@@ -1,0 +1,218 @@
+//! `asymflow plan`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+use wire::RunSpec;
+use wire::accelerator::RecordSet;
+use wire::owner::{Event, Plan, PlannedLayer, PlannedRelease, Request};
+
+use super::{answer, must_exist};
+use crate::config::{Config, Loaded, Model};
+use crate::session::{Session, unexpected};
+use crate::terminal::{self, bytes, grouped};
+use crate::{models, prepare};
+
+/// Training records that the energy of the split is measured on.
+const MEASURED: usize = 256;
+
+/// Show how a model would be split, and what would cross the boundary
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  asymflow plan examples/delta.toml\n  asymflow plan model.onnx --json")]
+pub(super) struct Arguments {
+    /// A configuration, or an ONNX file, which is planned for the delta flow with its defaults
+    #[arg(value_name = "RUN.toml|MODEL.onnx")]
+    subject: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    flow: &'a str,
+    model: &'a str,
+    layers: Vec<Layer<'a>>,
+    peak_trusted_bytes: u64,
+    releases: Vec<Release<'a>>,
+}
+
+#[derive(Serialize)]
+struct Layer<'a> {
+    part: &'a str,
+    name: &'a str,
+    op: &'a str,
+    placement: &'a str,
+    rank: Option<usize>,
+    energy: Option<f64>,
+    entropy: Option<f64>,
+    trusted_macs: u64,
+    untrusted_macs: u64,
+    bytes_out: u64,
+    bytes_in: u64,
+}
+
+#[derive(Serialize)]
+struct Release<'a> {
+    kind: &'a str,
+    class: &'a str,
+    numbers: usize,
+    bytes: usize,
+    epsilon: Option<f64>,
+    sigma: Option<f64>,
+    information_bits: Option<f64>,
+}
+
+pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
+    must_exist(&arguments.subject)?;
+    let onnx = arguments.subject.extension().is_some_and(|extension| extension == "onnx");
+    let (spec, records) = if onnx { of_onnx(arguments)? } else { of_config(arguments)? };
+    let (flow, model) = (spec.flow.name().to_owned(), spec.graph.name().to_owned());
+    let mut session = Session::start()?;
+    if let Some(records) = records {
+        session.send_records(RecordSet::Train, &records)?;
+    }
+    session.send(&Request::Plan { version: wire::VERSION, spec: Box::new(spec) }, &[])?;
+    let plan = match answer(&mut session)?.0 {
+        Event::Plan(plan) => plan,
+        other => return Err(unexpected("`plan`", &other).into()),
+    };
+    session.close();
+    let output = Output {
+        flow: &flow,
+        model: &model,
+        layers: plan.layers.iter().map(layer).collect(),
+        peak_trusted_bytes: plan.peak_trusted_bytes,
+        releases: plan.releases.iter().map(release).collect(),
+    };
+    terminal::note(table(&flow, &model, &plan).trim_end());
+    if json {
+        terminal::print_json(&output)?;
+    }
+    Ok(())
+}
+
+fn of_config(arguments: &Arguments) -> Result<(RunSpec, Option<data::Images>)> {
+    let mut loaded = Loaded::read(&arguments.subject)?;
+    let mut source = prepare::source(&loaded)?;
+    let most = source.limit_train.unwrap_or(MEASURED).min(MEASURED);
+    source.limit_train = Some(most);
+    let mut records = data::load(&source, data::Split::Train)?;
+    truncate(&mut records, MEASURED);
+    let model = prepare::build_model(&loaded, records.shape, records.classes.len())?;
+    prepare::complete(&mut loaded, &model.graph)?;
+    Ok((prepare::run_spec(&loaded.config, model.graph, None), Some(records)))
+}
+
+fn of_onnx(arguments: &Arguments) -> Result<(RunSpec, Option<data::Images>)> {
+    let model = models::read_onnx(&arguments.subject)?;
+    let settings = Model { onnx: Some(arguments.subject.clone()), ..Model::default() };
+    let mut config = Config::new(settings, "delta");
+    config.privacy.noise = Some(0.0);
+    config.privacy.allow = vec!["plain-residuals".into(), "labels".into()];
+    let mut loaded = Loaded::built(config);
+    prepare::complete(&mut loaded, &model.graph)?;
+    Ok((prepare::run_spec(&loaded.config, model.graph, None), None))
+}
+
+fn truncate(images: &mut data::Images, most: usize) {
+    let size: usize = images.shape.iter().product();
+    images.labels.truncate(most);
+    images.pixels.truncate(most * size);
+}
+
+fn layer(layer: &PlannedLayer) -> Layer<'_> {
+    Layer {
+        part: &layer.part,
+        name: &layer.name,
+        op: &layer.op,
+        placement: &layer.placement,
+        rank: layer.rank,
+        energy: layer.energy,
+        entropy: layer.entropy,
+        trusted_macs: layer.trusted_macs,
+        untrusted_macs: layer.untrusted_macs,
+        bytes_out: layer.bytes_out,
+        bytes_in: layer.bytes_in,
+    }
+}
+
+fn release(release: &PlannedRelease) -> Release<'_> {
+    Release {
+        kind: &release.kind,
+        class: &release.class,
+        numbers: release.numbers,
+        bytes: release.bytes,
+        epsilon: release.epsilon,
+        sigma: release.sigma,
+        information_bits: release.information_bits,
+    }
+}
+
+/// The plan for people, ending in a line break. Writing to a String cannot fail.
+fn table(flow: &str, model: &str, plan: &Plan) -> String {
+    let mut text = format!("{flow} · {model}\n");
+    let header = [
+        "part",
+        "layer",
+        "op",
+        "placement",
+        "rank",
+        "energy",
+        "entropy",
+        "trusted",
+        "untrusted",
+        "out",
+        "in",
+    ];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(plan.layers.iter().map(cells));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).enumerate();
+        let padded =
+            cells.map(|(i, (cell, &w))| if i < 4 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
+        let _ = writeln!(text, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    let total = |of: fn(&PlannedLayer) -> u64| grouped(plan.layers.iter().map(of).sum());
+    let (trusted, untrusted) = (total(|l| l.trusted_macs), total(|l| l.untrusted_macs));
+    let _ = writeln!(text, "multiply-adds per image: trusted {trusted}, untrusted {untrusted}");
+    let _ = writeln!(text, "peak trusted memory: {}", bytes(plan.peak_trusted_bytes as f64));
+    plan.releases.iter().for_each(|release| text.push_str(&release_line(release)));
+    text
+}
+
+fn cells(layer: &PlannedLayer) -> [String; 11] {
+    let fraction = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.3}"));
+    let count = |value: u64| if value == 0 { String::new() } else { grouped(value) };
+    [
+        layer.part.clone(),
+        layer.name.clone(),
+        layer.op.clone(),
+        layer.placement.clone(),
+        layer.rank.map_or(String::new(), |rank| rank.to_string()),
+        fraction(layer.energy),
+        fraction(layer.entropy),
+        count(layer.trusted_macs),
+        count(layer.untrusted_macs),
+        count(layer.bytes_out),
+        count(layer.bytes_in),
+    ]
+}
+
+fn release_line(release: &PlannedRelease) -> String {
+    let mut text = format!(
+        "release {} ({}): {} numbers in {} bytes",
+        release.kind, release.class, release.numbers, release.bytes
+    );
+    if let Some(epsilon) = release.epsilon {
+        let _ = write!(text, ", ε = {epsilon}");
+    }
+    if let Some(sigma) = release.sigma {
+        let _ = write!(text, ", σ = {sigma:.4}");
+    }
+    if let Some(bits) = release.information_bits {
+        let _ = write!(text, ", at most {bits:.2} bits about the record");
+    }
+    text + "\n"
+}
