@@ -53,11 +53,8 @@ impl Loss {
             Event::Gaussian { noise_multiplier: m, count } => {
                 checked("noise multiplier", m, m > 0.0 && m.is_finite(), "finite and positive")?;
                 let one = (1.0 / m).next_up();
-                let all = ((one * one).next_up() * count as f64).next_up();
-                Ok(Loss {
-                    mu_squared: if count == 0 { self.mu_squared } else { (self.mu_squared + all).next_up() },
-                    ..self
-                })
+                let all = if count == 0 { 0.0 } else { ((one * one).next_up() * count as f64).next_up() };
+                Ok(Loss { mu_squared: sum_up(self.mu_squared, all), ..self })
             }
             Event::RandomisedResponse { epsilon } => {
                 checked(
@@ -66,10 +63,7 @@ impl Loss {
                     epsilon >= 0.0 && epsilon.is_finite(),
                     "finite and not negative",
                 )?;
-                Ok(Loss {
-                    pure: if epsilon == 0.0 { self.pure } else { (self.pure + epsilon).next_up() },
-                    ..self
-                })
+                Ok(Loss { pure: sum_up(self.pure, epsilon), ..self })
             }
         }
     }
@@ -87,12 +81,10 @@ impl Loss {
 
     /// Whether [`Loss::epsilon`] at this δ is at most `epsilon`; one evaluation instead of a search.
     pub fn within(&self, epsilon: f64, delta: f64) -> bool {
-        let left = epsilon - self.pure;
         if self.mu_squared == 0.0 {
-            return left >= 0.0;
+            return self.pure <= epsilon;
         }
-        // `left` was rounded once.
-        let left = if self.pure == 0.0 { left } else { left.next_down() };
+        let left = -sum_up(-epsilon, self.pure);
         left >= 0.0 && gaussian::delta(left, self.mu_squared.sqrt().next_up()) <= delta
     }
 
@@ -100,9 +92,17 @@ impl Loss {
         if self.mu_squared == 0.0 {
             return self.pure;
         }
-        let gaussian = gaussian::epsilon(scale * self.mu_squared.sqrt().next_up(), delta);
-        if self.pure == 0.0 { gaussian } else { (gaussian + self.pure).next_up() }
+        sum_up(gaussian::epsilon(scale * self.mu_squared.sqrt().next_up(), delta), self.pure)
     }
+}
+
+/// `a + b` rounded up: exact where it fits, else the next float above.
+fn sum_up(a: f64, b: f64) -> f64 {
+    let sum = a + b;
+    // The exact error of a sum (Knuth's TwoSum); NaN where something is infinite, and the sum then stands.
+    let b_part = sum - a;
+    let error = (a - (sum - b_part)) + (b - b_part);
+    if error > 0.0 { sum.next_up() } else { sum }
 }
 
 /// ε at `delta` of all these events about one record, where neighbours replace that record; rounded up.
@@ -131,4 +131,20 @@ pub fn epsilon_zero_record_of<'a>(
 
 fn loss_of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Result<Loss, AccountingError> {
     events.into_iter().try_fold(Loss::default(), |loss, event| loss.and(event))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_rounded_up_and_exact_where_they_can_be() {
+        assert_eq!(sum_up(0.0, 0.1), 0.1);
+        assert_eq!(sum_up(1.5, 2.25), 3.75);
+        assert_eq!(sum_up(1.0, 1e-30), 1.0f64.next_up());
+        assert_eq!(sum_up(-1.0, 1e-30), (-1.0f64).next_up());
+        assert_eq!(sum_up(1.0, -1e-30), 1.0);
+        assert_eq!(sum_up(f64::INFINITY, 1.0), f64::INFINITY);
+        assert_eq!(sum_up(f64::NEG_INFINITY, 1.0), f64::NEG_INFINITY);
+    }
 }

@@ -85,7 +85,9 @@ pub enum ReleaseError {
         labels: usize,
     },
     /// Stored messages that this mechanism did not make with this key for these records.
-    #[error("the stored messages from record {first} on were altered, or belong to another run; nothing is sent")]
+    #[error(
+        "the stored messages from record {first} on were altered, or belong to another run; nothing is sent"
+    )]
     Stored {
         /// First of the records.
         first: u64,

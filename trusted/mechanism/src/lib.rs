@@ -15,6 +15,8 @@ mod permissions;
 mod records;
 mod release_shape;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 pub use bit_release::{
     BitRelease, BitReleaseConfig, PlainBits, ReleaseBatch, ReleaseError, UnusableMechanism,

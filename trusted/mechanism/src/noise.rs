@@ -134,3 +134,87 @@ fn box_muller(u: f64, v: f64) -> [f64; 2] {
     let (sin, cos) = libm::sincos(2.0 * std::f64::consts::PI * v);
     [radius * cos, radius * sin]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The normal distribution function.
+    fn phi(x: f64) -> f64 {
+        0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
+    }
+
+    fn stream(key: u8, dataset: u8, record: u64, view: u32, mechanism: &str) -> NoiseStream {
+        NoiseKey::new([key; 32]).stream(&Digest([dataset; 32]), record, view, &MechanismId::new(mechanism))
+    }
+
+    fn gaussians(mut stream: NoiseStream, count: usize) -> Vec<f64> {
+        let mut out = vec![0.0; count];
+        stream.fill_gaussian(&mut out);
+        out
+    }
+
+    /// Kolmogorov–Smirnov statistic times √n; above 1.63 with probability 1 % for normal numbers.
+    fn kolmogorov(mut x: Vec<f64>) -> f64 {
+        x.sort_by(f64::total_cmp);
+        let n = x.len() as f64;
+        let gap = |(i, &x): (usize, &f64)| (phi(x) - i as f64 / n).max((i + 1) as f64 / n - phi(x));
+        x.iter().enumerate().map(gap).fold(0.0, f64::max) * n.sqrt()
+    }
+
+    #[test]
+    fn noise_is_standard_normal() {
+        let x = gaussians(stream(1, 2, 3, 0, "test"), 200_000);
+        assert!(kolmogorov(x.clone()) < 1.63, "{}", kolmogorov(x));
+        // The test can fail: 2 % too little noise shows.
+        assert!(kolmogorov(x.iter().map(|v| 0.98 * v).collect()) > 1.63);
+        // Tails: beyond 4 lie 2 · 3.167e-5, about 12.7 of 200 000.
+        let beyond = x.iter().filter(|v| v.abs() > 4.0).count();
+        assert!((3..30).contains(&beyond), "{beyond}");
+        assert!(x.iter().all(|v| v.is_finite()));
+    }
+
+    /// Numbers of one record, and the n-th numbers of many records, are both independent.
+    #[test]
+    fn noise_is_independent_within_and_across_records() {
+        let many: Vec<f64> =
+            (0..20_000).flat_map(|record| gaussians(stream(1, 2, record, 0, "m"), 2)).collect();
+        assert!(kolmogorov(many.iter().step_by(2).copied().collect()) < 1.63);
+        let correlation = |lag: usize| {
+            let pairs = many.iter().zip(&many[lag..]);
+            pairs.map(|(a, b)| a * b).sum::<f64>() / (many.len() as f64).sqrt()
+        };
+        for lag in [1, 2, 3, 4] {
+            assert!(correlation(lag).abs() < 4.0, "lag {lag}: {}", correlation(lag));
+        }
+    }
+
+    #[test]
+    fn noise_is_a_function_of_its_names() {
+        let first = gaussians(stream(1, 2, 3, 4, "m"), 5);
+        assert_eq!(first, gaussians(stream(1, 2, 3, 4, "m"), 5));
+        for other in [
+            stream(0, 2, 3, 4, "m"),
+            stream(1, 0, 3, 4, "m"),
+            stream(1, 2, 0, 4, "m"),
+            stream(1, 2, 3, 0, "m"),
+            stream(1, 2, 3, 4, "n"),
+            stream(1, 2, 4, 3, "m"),
+        ] {
+            assert!(gaussians(other, 5).iter().zip(&first).all(|(a, b)| a != b));
+        }
+    }
+
+    #[test]
+    fn the_key_is_never_shown() {
+        assert_eq!(format!("{:?}", NoiseKey::new([42; 32])), "NoiseKey(..)");
+    }
+
+    /// The extreme draws give finite numbers.
+    #[test]
+    fn the_largest_noise_is_finite() {
+        let [x, y] = box_muller(uniform(&[0; 8]), uniform(&[0xff; 8]));
+        assert!((8.57..8.58).contains(&x) && y.abs() < 1e-10);
+        assert_eq!(box_muller(uniform(&[0xff; 8]), 0.5)[0], 0.0);
+    }
+}

@@ -114,3 +114,48 @@ impl From<ReleaseShape> for String {
         shape.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reduced(shape: ReleaseShape, size: [usize; 3], data: &[f32]) -> Vec<f64> {
+        let mut out = vec![f64::NAN; shape.output(size).unwrap().iter().product()];
+        shape.reduce(size, data, &mut out);
+        out
+    }
+
+    #[test]
+    fn reduces_to_means() {
+        let size = [2, 2, 4];
+        let data: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        assert_eq!(reduced(ReleaseShape::Full, size, &data), (0..16).map(f64::from).collect::<Vec<_>>());
+        assert_eq!(reduced(ReleaseShape::Mean, size, &data), (4..12).map(f64::from).collect::<Vec<_>>());
+        assert_eq!(reduced(ReleaseShape::Pooled(2), size, &data), [6.5, 8.5]);
+        assert_eq!(reduced(ReleaseShape::Pooled(1), size, &data), reduced(ReleaseShape::Mean, size, &data));
+        assert_eq!(reduced(ReleaseShape::Mean, [0, 2, 2], &[]).len(), 4);
+    }
+
+    #[test]
+    fn what_is_not_a_number_counts_as_zero() {
+        let data = [f32::NAN, 4.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 2.0, 2.0, 2.0];
+        assert_eq!(reduced(ReleaseShape::Pooled(2), [2, 2, 2], &data), [(f64::from(f32::MAX) + 10.0) / 8.0]);
+        assert_eq!(reduced(ReleaseShape::Full, [1, 1, 2], &data[..2]), [0.0, 4.0]);
+    }
+
+    #[test]
+    fn names_read_back_and_others_are_refused() {
+        for (shape, name) in [
+            (ReleaseShape::Full, "full"),
+            (ReleaseShape::Mean, "mean"),
+            (ReleaseShape::Pooled(4), "pooled:4"),
+        ] {
+            assert_eq!((shape.to_string().as_str(), name.parse()), (name, Ok(shape)));
+        }
+        for bad in ["", "Full", "pooled", "pooled:", "pooled:0", "pooled:-1", "pooled:x"] {
+            assert_eq!(bad.parse::<ReleaseShape>(), Err(UnknownShape(bad.into())));
+        }
+        assert!(ReleaseShape::Pooled(3).output([1, 6, 8]).is_err());
+        assert!(ReleaseShape::Pooled(0).output([1, 6, 8]).is_err());
+    }
+}

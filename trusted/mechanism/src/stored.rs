@@ -14,7 +14,12 @@ impl BitRelease {
     /// The messages of these records, with a keyed tag over them and all that identifies them.
     ///
     /// Stored before they are sent, they can be sent again after a restart as the same bytes.
-    pub fn to_stored(&self, receipt: &Receipt, records: Range<u64>, messages: &[Released<Vec<u8>>]) -> Vec<u8> {
+    pub fn to_stored(
+        &self,
+        receipt: &Receipt,
+        records: Range<u64>,
+        messages: &[Released<Vec<u8>>],
+    ) -> Vec<u8> {
         let mut bytes: Vec<u8> = messages.iter().flat_map(|message| message.value()).copied().collect();
         let tag = self.tag(receipt, &records, &bytes);
         bytes.extend(tag);

@@ -29,7 +29,7 @@ impl Head {
 }
 
 /// A ledger that cannot be trusted, and the line (from 1) that shows it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
     /// The last line is cut short.
@@ -90,15 +90,19 @@ pub enum LedgerError {
         /// What is wrong with its event.
         source: AccountingError,
     },
-    /// A ledger without an entry that is known to have been written.
-    #[error("the ledger was rolled back: entry count {expected} with a known hash was there before, now there are {found} entries{}", if *.same_length { " and another one in its place" } else { "" })]
+    /// A ledger that ends before an entry that is known to have been written.
+    #[error("the ledger was rolled back: it has {found} entries, but {written} had been written")]
     RolledBack {
         /// Entries known to have been written.
-        expected: u64,
+        written: u64,
         /// Entries in this ledger.
         found: u64,
-        /// Whether this ledger has that many, but other ones.
-        same_length: bool,
+    },
+    /// A ledger that has another entry in the place of a known one.
+    #[error("line {line} is not the entry that had been written there: this is another ledger")]
+    Replaced {
+        /// The line.
+        line: u64,
     },
 }
 
@@ -205,14 +209,13 @@ impl Ledger {
     /// Checks that this ledger is `known` or continues it.
     ///
     /// # Errors
-    /// [`LedgerError::RolledBack`] if it ends before `known` or has another entry there.
+    /// [`LedgerError::RolledBack`] if it ends before `known`, [`LedgerError::Replaced`] if it has another entry there.
     pub fn require(&self, known: &Head) -> Result<(), LedgerError> {
-        let there = usize::try_from(known.sequence).ok().and_then(|at| self.heads.get(at));
-        if there == Some(&known.hash) {
-            return Ok(());
+        match usize::try_from(known.sequence).ok().and_then(|at| self.heads.get(at)) {
+            Some(hash) if *hash == known.hash => Ok(()),
+            Some(_) => Err(LedgerError::Replaced { line: known.sequence }),
+            None => Err(LedgerError::RolledBack { written: known.sequence, found: self.len() }),
         }
-        let (expected, found, same_length) = (known.sequence, self.len(), there.is_some());
-        Err(LedgerError::RolledBack { expected, found, same_length })
     }
 
     /// Every data set's ranges of records with equal loss, records without any left out.
