@@ -29,9 +29,14 @@ impl RecordSet {
     pub fn of(ids: &[u64]) -> Self {
         let mut sorted = ids.to_vec();
         sorted.sort_unstable();
-        let mut set = RecordSet::default();
         // The last number has no successor and no range that ends after it; it names no record.
-        sorted.into_iter().filter(|&id| id < u64::MAX).for_each(|id| set.push(id..id + 1));
+        Self::ascending(sorted.into_iter().filter(|&id| id < u64::MAX).map(|id| id..id + 1))
+    }
+
+    /// The records of ranges with ascending starts.
+    pub(crate) fn ascending(ranges: impl IntoIterator<Item = Range<u64>>) -> Self {
+        let mut set = RecordSet::default();
+        ranges.into_iter().for_each(|range| set.push_if_any(range));
         set
     }
 
@@ -60,9 +65,7 @@ impl RecordSet {
     pub fn union(&self, other: &RecordSet) -> RecordSet {
         let mut all: Vec<_> = self.ranges.iter().chain(&other.ranges).cloned().collect();
         all.sort_unstable_by_key(|r| r.start);
-        let mut set = RecordSet::default();
-        all.into_iter().for_each(|range| set.push(range));
-        set
+        Self::ascending(all)
     }
 
     /// The records of this set that are not in the other.

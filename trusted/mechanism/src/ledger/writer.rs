@@ -190,22 +190,23 @@ impl LedgerWriter {
 
     fn within_budget(&self, charge: &Charge, due: &RecordSet) -> Result<(), ChargeError> {
         let Budget { epsilon, delta } = self.budget;
-        let mut over = RecordSet::default();
+        let mut over = Vec::new();
         let mut worst: Option<(Loss, Loss)> = None;
         for (range, spent) in self.ledger.spending().of(&charge.dataset, due) {
             let total = spent.and(&charge.event)?;
             if total.within(epsilon, delta) {
                 continue;
             }
-            over = over.union(&RecordSet::range(range));
-            if worst.is_none_or(|(_, most)| total.epsilon(delta) > most.epsilon(delta)) {
+            over.push(range);
+            let more = |most: Loss| total != most && total.epsilon(delta) > most.epsilon(delta);
+            if worst.is_none_or(|(_, most)| more(most)) {
                 worst = Some((spent, total));
             }
         }
         let Some((spent, total)) = worst else { return Ok(()) };
         Err(ChargeError::Budget {
             purpose: charge.purpose.clone(),
-            records: over,
+            records: RecordSet::ascending(over),
             spent: spent.epsilon(delta),
             total: total.epsilon(delta),
             budget: epsilon,
