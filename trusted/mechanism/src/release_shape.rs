@@ -16,7 +16,7 @@ pub enum ReleaseShape {
     Full,
     /// Mean over channels: `H·W`.
     Mean,
-    /// Mean over channels and over `P × P` windows: `(H/P)·(W/P)`.
+    /// Mean over channels, then over windows that tile the map `P` by `P`: `P·P`.
     Pooled(usize),
 }
 
@@ -36,9 +36,9 @@ impl ReleaseShape {
             ReleaseShape::Full => Ok([c, h, w]),
             ReleaseShape::Mean => Ok([1, h, w]),
             ReleaseShape::Pooled(0) => {
-                Err(ShapeError::Attribute { what, value: 0, reason: "a window has at least one pixel" })
+                Err(ShapeError::Attribute { what, value: 0, reason: "at least one number must leave" })
             }
-            ReleaseShape::Pooled(p) if h % p == 0 && w % p == 0 => Ok([1, h / p, w / p]),
+            ReleaseShape::Pooled(p) if h % p == 0 && w % p == 0 => Ok([1, p, p]),
             ReleaseShape::Pooled(p) => {
                 Err(ShapeError::Attribute { what, value: p, reason: "it must divide height and width" })
             }
@@ -49,23 +49,23 @@ impl ReleaseShape {
     ///
     /// - Shapes: `data` `[C, H, W]` → `out`, as long as [`ReleaseShape::output`] says, overwritten
     pub(crate) fn reduce(self, [c, h, w]: [usize; 3], data: &[f32], out: &mut [f64]) {
-        let window = match self {
+        let [tall, wide] = match self {
             ReleaseShape::Full => {
                 out.iter_mut().zip(data).for_each(|(o, &x)| *o = finite(x));
                 return;
             }
-            ReleaseShape::Mean => 1,
-            ReleaseShape::Pooled(p) => p,
+            ReleaseShape::Mean => [1, 1],
+            ReleaseShape::Pooled(p) => [(h / p).max(1), (w / p).max(1)],
         };
         out.fill(0.0);
-        let width = w / window;
+        let width = w / wide;
         for (row, pixels) in data.chunks_exact(w.max(1)).enumerate() {
-            let into = &mut out[(row % h) / window * width..][..width];
-            for (sum, pixels) in into.iter_mut().zip(pixels.chunks_exact(window)) {
+            let into = &mut out[(row % h) / tall * width..][..width];
+            for (sum, pixels) in into.iter_mut().zip(pixels.chunks_exact(wide)) {
                 *sum += pixels.iter().map(|&x| finite(x)).sum::<f64>();
             }
         }
-        let count = (c * window * window) as f64;
+        let count = (c * tall * wide) as f64;
         out.iter_mut().for_each(|sum| *sum /= count);
     }
 }
@@ -131,15 +131,20 @@ mod tests {
         let data: Vec<f32> = (0..16).map(|i| i as f32).collect();
         assert_eq!(reduced(ReleaseShape::Full, size, &data), (0..16).map(f64::from).collect::<Vec<_>>());
         assert_eq!(reduced(ReleaseShape::Mean, size, &data), (4..12).map(f64::from).collect::<Vec<_>>());
-        assert_eq!(reduced(ReleaseShape::Pooled(2), size, &data), [6.5, 8.5]);
-        assert_eq!(reduced(ReleaseShape::Pooled(1), size, &data), reduced(ReleaseShape::Mean, size, &data));
+        assert_eq!(reduced(ReleaseShape::Pooled(2), size, &data), [4.5, 6.5, 8.5, 10.5]);
+        assert_eq!(reduced(ReleaseShape::Pooled(1), size, &data), [7.5]);
+        let square: Vec<f32> = (0..32).map(|i| i as f32).collect();
+        assert_eq!(
+            reduced(ReleaseShape::Pooled(4), [2, 4, 4], &square),
+            reduced(ReleaseShape::Mean, [2, 4, 4], &square)
+        );
         assert_eq!(reduced(ReleaseShape::Mean, [0, 2, 2], &[]).len(), 4);
     }
 
     #[test]
     fn what_is_not_a_number_counts_as_zero() {
         let data = [f32::NAN, 4.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 2.0, 2.0, 2.0];
-        assert_eq!(reduced(ReleaseShape::Pooled(2), [2, 2, 2], &data), [(f64::from(f32::MAX) + 10.0) / 8.0]);
+        assert_eq!(reduced(ReleaseShape::Pooled(1), [2, 2, 2], &data), [(f64::from(f32::MAX) + 10.0) / 8.0]);
         assert_eq!(reduced(ReleaseShape::Full, [1, 1, 2], &data[..2]), [0.0, 4.0]);
     }
 

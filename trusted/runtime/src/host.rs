@@ -118,7 +118,7 @@ pub struct Crossed<'a> {
 }
 
 /// A connection to the accelerator that carries frames.
-pub trait Transport: Send {
+pub trait Transport {
     /// Sends one job.
     ///
     /// # Errors
