@@ -1,1 +1,308 @@
-fn main() {}
+//! Throughput of every costly operator on one thread: `cargo bench -p asymflow-kernels [-- FILTER]`.
+//!
+//! Convolutions are in GFLOP/s (two per multiply-add), forward + backward counted as three forward passes, beside the
+//! plain way (whole columns of one image, then one product) measured in the same run; the rest is in GB/s of tensors
+//! read and written. Each figure is the best of several runs.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use asymflow_kernels::activation::Relu;
+use asymflow_kernels::batch_norm::BatchNorm2d;
+use asymflow_kernels::conv2d::Conv2d;
+use asymflow_kernels::gemm::{self, Matrix};
+use asymflow_kernels::pool::{AvgPool2d, MaxPool2d};
+use asymflow_kernels::{Backward, Forward, GradInput, Mode, Operator, Saved, Threads};
+use tensor::{Shape, Tensor};
+
+const BATCH: usize = 32;
+const MODE: Mode = Mode::Train { seed: 1 };
+
+/// Input channels, output channels, height and width, kernel, groups, stride.
+const CONVOLUTIONS: [[usize; 6]; 9] = [
+    [64, 64, 32, 3, 1, 1],
+    [128, 128, 16, 3, 1, 1],
+    [256, 256, 8, 3, 1, 1],
+    [512, 512, 4, 3, 1, 1],
+    [64, 256, 32, 1, 1, 1],
+    [64, 128, 32, 3, 1, 2],
+    [3, 64, 32, 3, 1, 1],
+    [64, 64, 28, 3, 1, 1],
+    [64, 64, 32, 3, 64, 1],
+];
+
+fn main() {
+    // Cargo passes `--bench`; anything else is a filter.
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
+    println!("instructions: {}, threads: 1, batch: {BATCH}", gemm::instruction_set());
+    if "product".contains(&filter) {
+        products();
+    }
+    if "conv2d".contains(&filter) {
+        convolutions();
+    }
+    if "memory".contains(&filter) {
+        memory_bound();
+    }
+}
+
+fn products() {
+    println!("\n{:<28}{:>10}", "product m, n, k", "GFLOP/s");
+    for [m, n, k] in [[512, 512, 512], [64, 1024, 576], [32, 4096, 4096], [1, 1000, 512]] {
+        let threads = Threads::new(1);
+        let (a, b) = (random(&[m, k]), random(&[k, n]));
+        let mut c = vec![0.0; m * n];
+        let (a, b) = (Matrix::new(a.data(), m, k), Matrix::new(b.data(), k, n));
+        let time = best(|| gemm::multiply(&threads, 1.0, a, b, 0.0, black_box(&mut c)));
+        println!("{:<28}{:>10.1}", format!("{m}, {n}, {k}"), rate(2 * m * n * k, time));
+    }
+}
+
+fn convolutions() {
+    println!(
+        "\n{:<28}{:>10}{:>10}{:>10}{:>10}{:>8}{:>8}",
+        "conv2d C, K, H, k, g, s", "forward", "plain", "fwd+bwd", "plain", "ratio", "ratio"
+    );
+    for shape in CONVOLUTIONS {
+        let [c, k, h, kernel, groups, stride] = shape;
+        let op = Conv2d::new(c, k, kernel).padding(kernel / 2).groups(groups).stride(stride);
+        let mut case = Case::new(&op, &[BATCH, c, h, h]);
+        let flops = 2 * op.macs(&[case.input.shape()]) as usize;
+        let forward = rate(flops, best(|| case.forward()));
+        let both = rate(3 * flops, best(|| (case.forward(), case.backward())));
+        let mut plain = Plain::new(&op, &case.input, &case.params[0]);
+        let (plain_forward, plain_both) = if groups == 1 {
+            (
+                rate(flops, best(|| plain.forward())),
+                rate(3 * flops, best(|| (plain.forward(), plain.backward()))),
+            )
+        } else {
+            (f64::NAN, f64::NAN)
+        };
+        println!(
+            "{:<28}{forward:>10.1}{plain_forward:>10.1}{both:>10.1}{plain_both:>10.1}{:>8.2}{:>8.2}",
+            format!("{c}, {k}, {h}, {kernel}, {groups}, {stride}"),
+            forward / plain_forward,
+            both / plain_both,
+        );
+    }
+}
+
+fn memory_bound() {
+    println!("\n{:<28}{:>10}{:>10}", "[32, 64, 32, 32]", "fwd GB/s", "bwd GB/s");
+    let pool = |kernel, stride, padding| ([kernel; 2], [stride; 2], [padding; 2]);
+    let (kernel, stride, padding) = pool(2, 2, 0);
+    let max2 = MaxPool2d { kernel, stride, padding };
+    let avg = AvgPool2d { kernel, stride, padding, count_include_pad: true };
+    let (kernel, stride, padding) = pool(3, 2, 1);
+    let max3 = MaxPool2d { kernel, stride, padding };
+    let ops: [(&str, &dyn Operator); 5] = [
+        ("batch_norm2d", &BatchNorm2d::new(64)),
+        ("relu", &Relu),
+        ("max_pool2d 2/2/0", &max2),
+        ("max_pool2d 3/2/1", &max3),
+        ("avg_pool2d 2/2/0", &avg),
+    ];
+    for (name, op) in ops {
+        let mut case = Case::new(op, &[BATCH, 64, 32, 32]);
+        let bytes = 4 * (case.input.shape().len() + case.output.shape().len());
+        let forward = rate(bytes, best(|| case.forward()));
+        let backward = rate(2 * bytes, best(|| case.backward()));
+        println!("{name:<28}{forward:>10.1}{backward:>10.1}");
+    }
+}
+
+/// One operator with everything its passes need.
+struct Case<'a> {
+    op: &'a dyn Operator,
+    threads: Threads,
+    input: Tensor,
+    params: Vec<Tensor>,
+    buffers: Vec<Tensor>,
+    output: Tensor,
+    saved: Saved,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_params: Vec<Tensor>,
+}
+
+impl<'a> Case<'a> {
+    fn new(op: &'a dyn Operator, dims: &[usize]) -> Self {
+        let input = random(dims);
+        let output = op.infer(&[input.shape()]).expect("the shapes fit");
+        let zeros = |specs: Vec<asymflow_kernels::ParamSpec>| -> Vec<Tensor> {
+            specs.into_iter().map(|s| Tensor::zeros(s.shape)).collect()
+        };
+        Case {
+            op,
+            threads: Threads::new(1),
+            params: op.params().iter().map(|p| random(p.shape.dims())).collect(),
+            buffers: zeros(op.buffers()),
+            output: Tensor::zeros(output),
+            saved: Saved::new(op.saved_len(&[input.shape()])),
+            grad_output: random(output.dims()),
+            grad_input: Tensor::zeros(input.shape()),
+            grad_params: zeros(op.params()),
+            input,
+        }
+    }
+
+    fn forward(&mut self) {
+        self.op.forward(Forward {
+            inputs: &[self.input.view()],
+            params: &self.params,
+            buffers: &mut self.buffers,
+            output: self.output.view_mut(),
+            saved: &mut self.saved,
+            mode: MODE,
+            threads: &self.threads,
+        });
+        black_box(self.output.data());
+    }
+
+    fn backward(&mut self) {
+        self.op.backward(Backward {
+            inputs: &[self.input.view()],
+            params: &self.params,
+            buffers: &self.buffers,
+            output: self.output.view(),
+            grad_output: self.grad_output.view(),
+            saved: &self.saved,
+            grad_inputs: &mut [Some(GradInput { data: self.grad_input.data_mut(), accumulate: false })],
+            grad_params: &mut self.grad_params,
+            mode: MODE,
+            threads: &self.threads,
+        });
+        black_box(self.grad_input.data());
+    }
+}
+
+/// A convolution the plain way: the columns of one whole image, then one product.
+struct Plain<'a> {
+    op: &'a Conv2d,
+    threads: Threads,
+    input: &'a Tensor,
+    weight: &'a Tensor,
+    /// Channels, height and width of the input; of the output.
+    sizes: [[usize; 3]; 2],
+    columns: Vec<f32>,
+    output: Vec<f32>,
+    grad_input: Vec<f32>,
+    grad_weight: Vec<f32>,
+}
+
+impl<'a> Plain<'a> {
+    fn new(op: &'a Conv2d, input: &'a Tensor, weight: &'a Tensor) -> Self {
+        let output = op.infer(&[input.shape()]).expect("the shapes fit");
+        let chw = |shape: Shape| [shape.dims()[1], shape.dims()[2], shape.dims()[3]];
+        let sizes = [chw(input.shape()), chw(output)];
+        let columns = sizes[0][0] * op.kernel[0] * op.kernel[1] * sizes[1][1] * sizes[1][2];
+        Plain {
+            op,
+            threads: Threads::new(1),
+            input,
+            weight,
+            sizes,
+            columns: vec![0.0; columns],
+            output: vec![0.0; output.len()],
+            grad_input: vec![0.0; input.shape().len()],
+            grad_weight: vec![0.0; weight.shape().len()],
+        }
+    }
+
+    fn forward(&mut self) {
+        let [[c, h, w], [k, oh, ow]] = self.sizes;
+        let depth = self.columns.len() / (oh * ow);
+        for n in 0..BATCH {
+            let image = &self.input.data()[n * c * h * w..][..c * h * w];
+            let columns = &mut self.columns;
+            for_each_row(self.op, self.sizes, |to, from, len| {
+                let row = &mut columns[to..to + ow];
+                row.fill(0.0);
+                let to = &mut row[len.start..len.end];
+                if self.op.stride[1] == 1 {
+                    to.copy_from_slice(&image[from..][..to.len()]);
+                } else {
+                    let from = image[from..].iter().step_by(self.op.stride[1]);
+                    to.iter_mut().zip(from).for_each(|(to, &x)| *to = x);
+                }
+            });
+            let weight = Matrix::new(self.weight.data(), k, depth);
+            let columns = Matrix::new(&self.columns, depth, oh * ow);
+            let out = &mut self.output[n * k * oh * ow..][..k * oh * ow];
+            gemm::multiply(&self.threads, 1.0, weight, columns, 0.0, out);
+        }
+        black_box(&self.output);
+    }
+
+    /// Takes the output for its gradient; rebuilding the columns is not counted against it.
+    fn backward(&mut self) {
+        let [[c, h, w], [k, oh, ow]] = self.sizes;
+        let depth = self.columns.len() / (oh * ow);
+        self.grad_input.fill(0.0);
+        for n in 0..BATCH {
+            let dy = Matrix::new(&self.output[n * k * oh * ow..][..k * oh * ow], k, oh * ow);
+            let columns = Matrix::new(&self.columns, depth, oh * ow);
+            let keep = if n == 0 { 0.0 } else { 1.0 };
+            gemm::multiply(&self.threads, 1.0, dy, columns.transposed(), keep, &mut self.grad_weight);
+            let weight = Matrix::new(self.weight.data(), k, depth).transposed();
+            gemm::multiply(&self.threads, 1.0, weight, dy, 0.0, &mut self.columns);
+            let image = &mut self.grad_input[n * c * h * w..][..c * h * w];
+            let columns = &self.columns;
+            for_each_row(self.op, self.sizes, |from, to, len| {
+                let from = &columns[from + len.start..from + len.end];
+                let to = image[to..].iter_mut().step_by(self.op.stride[1]);
+                to.zip(from).for_each(|(to, &x)| *to += x);
+            });
+        }
+        black_box((&self.grad_input, &self.grad_weight));
+    }
+}
+
+/// Calls `job(row of columns, first element of the image, valid part of the row)` for each kernel row and output row.
+fn for_each_row(
+    op: &Conv2d,
+    [[c, h, w], [_, oh, ow]]: [[usize; 3]; 2],
+    mut job: impl FnMut(usize, usize, std::ops::Range<usize>),
+) {
+    let ([kh, kw], [sy, sx], [top, left, ..]) = (op.kernel, op.stride, op.padding);
+    for (row, y) in (0..c * kh * kw).flat_map(|row| (0..oh).map(move |y| (row, y))) {
+        let (channel, i, j) = (row / (kh * kw), row / kw % kh, row % kw);
+        let start = left.saturating_sub(j).div_ceil(sx);
+        let end = ow.min((w + left - j).div_ceil(sx));
+        let inside = (top..top + h).contains(&(y * sy + i));
+        let from = (channel * h + (y * sy + i).saturating_sub(top)) * w + start * sx + j - left.min(start * sx + j);
+        let valid = if inside { start..end } else { 0..0 };
+        job((row * oh + y) * ow, if inside { from } else { 0 }, valid);
+    }
+}
+
+fn random(dims: &[usize]) -> Tensor {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    Tensor::from_fn(Shape::new(dims), |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    })
+}
+
+/// Time of the fastest of the runs that fit in a quarter of a second, at least three.
+fn best<R>(mut job: impl FnMut() -> R) -> Duration {
+    black_box(job());
+    let begin = Instant::now();
+    let mut best = Duration::MAX;
+    let mut runs = 0;
+    while runs < 3 || begin.elapsed() < Duration::from_millis(250) {
+        let start = Instant::now();
+        black_box(job());
+        best = best.min(start.elapsed());
+        runs += 1;
+    }
+    best
+}
+
+/// 10⁹ of something per second.
+fn rate(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64() / 1e9
+}

@@ -1,8 +1,8 @@
 use super::columns::{Images, add_back};
 use super::forward::{Start, convolve};
 use super::geometry::Geometry;
-use super::pieces::{Piece, divide, images_together};
-use crate::gemm::{self, Kernel, Matrix, Output};
+use super::pieces::{Piece, divide};
+use crate::gemm::{self, Kernel, MAX_WIDTH, Matrix, Output};
 use crate::{GradInput, Threads};
 
 /// Gradient of the input.
@@ -17,10 +17,14 @@ pub(super) fn backward_input(
     dx: &mut GradInput<'_>,
 ) {
     match geometry.transposed() {
-        Some(transposed) => as_convolution(threads, geometry, &transposed, dy, weight, dx),
-        None => by_columns(threads, geometry, dy, weight, dx),
+        // With few input channels, columns of `dy` would cost more than the products they serve.
+        Some(transposed) if geometry.inputs >= FEW || geometry.taps() == 1 => as_convolution(threads, geometry, &transposed, dy, weight, dx),
+        _ => by_columns(threads, geometry, dy, weight, dx),
     }
 }
+
+/// Input channels below which the columns' gradient is the cheaper way.
+const FEW: usize = 16;
 
 /// With stride 1: the convolution of `dy` with the kernels turned by 180°.
 fn as_convolution(
@@ -59,7 +63,9 @@ const COLUMNS: usize = 128 * 1024;
 /// With any stride: the gradient of the columns, `Wᵀ·dy`, added back to where the columns came from.
 fn by_columns(threads: &Threads, geometry: &Geometry, dy: &[f32], weight: &[f32], dx: &mut GradInput<'_>) {
     let kernel = Kernel::detected();
-    let together = images_together(geometry, kernel.width());
+    // Where planes are small, whole images share a tile; else a piece is one image. Either way the order in which
+    // columns are added back is the same for any number of threads.
+    let together = (MAX_WIDTH / geometry.output_plane()).max(1);
     let sizes = [geometry.groups, geometry.inputs, geometry.input_plane()];
     let accumulate = dx.accumulate;
     let pieces = divide(dx.data, sizes, threads.count(), together, 1);
@@ -88,7 +94,7 @@ fn group_columns(
     let right = Matrix::new(&weight[group * k * depth..][..k * depth], k, depth).columns(columns.clone());
 
     let rows = piece.images.len() * geometry.output_plane();
-    let step = (COLUMNS / columns.len()).next_multiple_of(kernel.width()).min(rows.max(1));
+    let step = (COLUMNS / columns.len()).next_multiple_of(MAX_WIDTH).min(rows);
     let mut scratch = threads.scratch(gemm::scratch_len(kernel, step, k));
     let mut made = threads.scratch(columns.len() * step);
     let [height, width] = geometry.padded();

@@ -112,9 +112,10 @@ impl Operator for Conv2d {
     }
 
     fn macs(&self, inputs: &[Shape]) -> u64 {
-        let outputs = self.infer(inputs).map_or(0, |output| output.len() as u64);
+        // Only after `infer` are the attributes known to be small.
+        let Ok(output) = self.infer(inputs) else { return 0 };
         let per_output: usize = self.weight_dims()[1..].iter().product();
-        outputs.saturating_mul(per_output as u64)
+        (output.len() as u64).saturating_mul(per_output as u64)
     }
 
     fn forward(&self, pass: Forward<'_>) {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Matrix;
 use super::kernel::{Kernel, Tile};
+use crate::simd::vectorised;
 
 /// Depth of one pass: a block of [`Kernel::cols`] columns of this depth stays in the first-level cache.
 const DEPTH: usize = 512;
@@ -129,19 +130,47 @@ impl Panels for Matrix<'_> {
                 line[..count].copy_from_slice(&self.data[at(rows.start, k)..][..count]);
             }
         } else {
-            // In strips, so that the lines written to stay in the first-level cache.
-            for (strip, k) in out.chunks_mut(STRIP * width).zip(depth.clone().step_by(STRIP)) {
-                let steps = STRIP.min(depth.end - k);
-                for (i, r) in rows.clone().enumerate() {
-                    let source = self.data[at(r, k)..].iter().step_by(self.col_stride.max(1)).take(steps);
-                    for (line, &x) in strip.chunks_mut(width).zip(source) {
-                        line[i] = x;
-                    }
+            let from = self.data.get(at(rows.start, depth.start)..).unwrap_or_default();
+            let strides = [self.row_stride, self.col_stride];
+            vectorised(transpose, (from, strides, [count, depth.len()], width, out));
+        }
+    }
+}
+
+/// Side of the blocks that are transposed in registers.
+const BLOCK: usize = 16;
+
+/// `out[k·width + r] = from[r·strides[0] + k·strides[1]]`.
+#[inline(always)]
+fn transpose(
+    (from, strides, [rows, depth], width, out): (&[f32], [usize; 2], [usize; 2], usize, &mut [f32]),
+) {
+    for (strip, k) in out.chunks_mut(BLOCK * width).zip((0..depth).step_by(BLOCK)) {
+        let steps = BLOCK.min(depth - k);
+        for r in (0..rows).step_by(BLOCK) {
+            let count = BLOCK.min(rows - r);
+            if strides[1] == 1 && steps == BLOCK && count == BLOCK {
+                transpose_block(&from[r * strides[0] + k..], strides[0], &mut strip[r..], width);
+                continue;
+            }
+            for (line, k) in strip.chunks_mut(width).zip(k..k + steps) {
+                for (i, to) in line[r..r + count].iter_mut().enumerate() {
+                    *to = from[(r + i) * strides[0] + k * strides[1]];
                 }
             }
         }
     }
 }
 
-/// Depths transposed at a time.
-const STRIP: usize = 16;
+#[inline(always)]
+fn transpose_block(from: &[f32], stride: usize, to: &mut [f32], width: usize) {
+    let mut block = [[0.0; BLOCK]; BLOCK];
+    for (row, from) in block.iter_mut().zip(from.chunks(stride)) {
+        row.copy_from_slice(&from[..BLOCK]);
+    }
+    for (k, line) in to.chunks_mut(width).take(BLOCK).enumerate() {
+        for (to, row) in line[..BLOCK].iter_mut().zip(&block) {
+            *to = row[k];
+        }
+    }
+}

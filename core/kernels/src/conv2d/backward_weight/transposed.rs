@@ -1,24 +1,16 @@
 use std::ops::Range;
 
-use super::columns::Images;
-use super::geometry::Geometry;
-use super::pieces::{Piece, divide};
+use super::super::columns::Images;
+use super::super::geometry::Geometry;
+use super::super::pieces::{Piece, divide};
+use super::{COLUMNS, POSITIONS, positions_together};
 use crate::Threads;
 use crate::gemm::{self, Kernel, MAX_WIDTH, Matrix, Output, Panels};
 
-/// Output positions summed in one pass of the product.
-const POSITIONS: usize = 256;
-
-/// Elements of columns made at a time (512 KiB): they stay in the second-level cache.
-const COLUMNS: usize = 128 * 1024;
-
-/// Gradient of the weight.
+/// The gradient made transposed, `[C·KH·KW, K]` per group, because the kernel writes along `K`; then turned round.
 ///
-/// `dw[k,c,i,j] = Σ_{n,h,w} dy[n,k,h,w] · x[n,c,h·s+i·d−p,w·s+j·d−p]`.
-///
-/// Made transposed, `[C·KH·KW, K]` per group, because the kernel writes along `K`; threads divide its rows, so every
-/// element is one sum over all positions in order.
-pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+/// Threads divide its rows, so every element is one sum over all positions in order.
+pub(super) fn run(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let (k, depth) = (geometry.outputs, geometry.depth());
     let mut sums = threads.scratch(dw.len());
     sums.fill(0.0);
@@ -80,8 +72,7 @@ impl<'a> Sum<'a> {
         let plane = self.geometry.output_plane();
         let n = self.dy.len() / (self.geometry.groups * self.geometry.outputs * plane);
         let together = POSITIONS.div_ceil(plane).min(n.max(1));
-        // Tiles of equal size: a short last one would be as expensive as a long one.
-        let tile = if together > 1 { together * plane } else { plane.div_ceil(plane.div_ceil(POSITIONS)) };
+        let tile = if together > 1 { together * plane } else { positions_together(plane) };
         let mut packed = threads.scratch(self.geometry.outputs.next_multiple_of(kernel.width()) * tile);
         for first in (0..n).step_by(together) {
             let images = first..n.min(first + together);

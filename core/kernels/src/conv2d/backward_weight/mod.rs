@@ -1,0 +1,32 @@
+mod direct;
+mod transposed;
+
+use super::geometry::Geometry;
+use crate::Threads;
+
+/// Output positions summed in one pass of the product.
+const POSITIONS: usize = 256;
+
+/// Elements of columns made at a time (512 KiB): they stay in the second-level cache.
+const COLUMNS: usize = 128 * 1024;
+
+/// Smallest output plane whose positions fill a pass without those of the next image.
+const LARGE_PLANE: usize = 64;
+
+/// Gradient of the weight.
+///
+/// `dw[k,c,i,j] = Σ_{n,h,w} dy[n,k,h,w] · x[n,c,h·s+i·d−p,w·s+j·d−p]`.
+///
+pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    // One operand has to be transposed: the smaller one.
+    if geometry.depth() < geometry.outputs && geometry.output_plane() >= LARGE_PLANE {
+        direct::run(threads, geometry, x, dy, dw);
+    } else {
+        transposed::run(threads, geometry, x, dy, dw);
+    }
+}
+
+/// About [`POSITIONS`] of a plane, in tiles of equal size: a short last one would be as expensive as a long one.
+fn positions_together(plane: usize) -> usize {
+    plane.div_ceil(plane.div_ceil(POSITIONS))
+}
