@@ -20,7 +20,8 @@ pub enum Request {
     Open { version: u32, directory: PathBuf, key: PathBuf, accelerator: Accelerator },
     /// [`count` records of C·H·W bytes, then one u16 label each]; no answer.
     Records { set: RecordSet, count: usize, total: usize },
-    /// → [`Event::Plan`]. Uses the training records sent so far to measure energy; none is fine. Needs no directory.
+    /// [parameters of the graph, then any number of records of C·H·W bytes, to measure energy on] → [`Event::Plan`]. Needs
+    /// no directory.
     Plan { version: u32, spec: Box<RunSpec> },
     /// Trains until the end or until [`Request::Stop`] → many events, then [`Event::Trained`] or [`Event::Stopped`].
     Train,
