@@ -1,8 +1,8 @@
 //! Runs one operator the way an executor does, for tests.
 
 use proptest::prelude::*;
-use tensor::Tensor;
 use tensor::compare::{Tolerance, assert_close};
+use tensor::{Shape, Tensor};
 
 use crate::{Backward, Forward, GradInput, Mode, Operator, Saved, Threads};
 
@@ -54,7 +54,7 @@ impl<'a> Node<'a> {
     pub(crate) fn forward(&mut self) -> (Tensor, Saved) {
         let shapes: Vec<_> = self.inputs.iter().map(Tensor::shape).collect();
         let shape = self.op.infer(&shapes).expect("shapes fit");
-        let mut output = Tensor::from_fn(shape.dims().to_vec().as_slice().to_shape(), |_| f32::NAN);
+        let mut output = Tensor::from_fn(shape, |_| f32::NAN);
         let mut len = self.op.saved_len(&shapes);
         // An executor sizes this for its largest batch.
         len.floats += 3;
@@ -86,7 +86,7 @@ impl<'a> Node<'a> {
             assert_close("accumulated input gradient", b.data(), &shifted, ROUNDING);
         }
         assert_eq!(overwritten.params, added.params, "parameter gradients are overwritten");
-        self.run_frozen(&output, &saved, grad_output);
+        self.run_frozen(&output, &saved, grad_output, &overwritten.inputs);
         overwritten
     }
 
@@ -107,15 +107,20 @@ impl<'a> Node<'a> {
         Gradients { inputs, params }
     }
 
-    /// Nothing wanted: only that it does not panic.
-    fn run_frozen(&self, output: &Tensor, saved: &Saved, grad_output: &Tensor) {
-        let mut wanted: Vec<_> = self.inputs.iter().map(|_| None).collect();
-        let mut params: Vec<_> = self.params.iter().map(|_| Tensor::zeros([0])).collect();
-        self.pass(output, saved, grad_output, &mut wanted, &mut params);
-        let mut inputs: Vec<_> = self.inputs.iter().map(|x| Tensor::zeros(x.shape())).collect();
-        let mut wanted: Vec<_> =
-            inputs.iter_mut().map(|g| Some(GradInput { data: g.data_mut(), accumulate: false })).collect();
-        self.pass(output, saved, grad_output, &mut wanted, &mut params);
+    /// Nothing wanted, then only the inputs' gradients, whichever way frozen parameters are told.
+    fn run_frozen(&self, output: &Tensor, saved: &Saved, grad_output: &Tensor, expected: &[Tensor]) {
+        let empty: Vec<_> = self.params.iter().map(|_| Tensor::zeros([0])).collect();
+        for mut params in [empty, Vec::new()] {
+            let mut wanted: Vec<_> = self.inputs.iter().map(|_| None).collect();
+            self.pass(output, saved, grad_output, &mut wanted, &mut params);
+            let mut inputs: Vec<_> = self.inputs.iter().map(|x| Tensor::zeros(x.shape())).collect();
+            let mut wanted: Vec<_> = inputs
+                .iter_mut()
+                .map(|g| Some(GradInput { data: g.data_mut(), accumulate: false }))
+                .collect();
+            self.pass(output, saved, grad_output, &mut wanted, &mut params);
+            assert_eq!(inputs, expected, "input gradients with frozen parameters");
+        }
     }
 
     fn pass(
@@ -147,26 +152,25 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Shapes of a list of dimensions.
-pub(crate) trait ToShape {
-    fn to_shape(&self) -> tensor::Shape;
-}
-
-impl ToShape for [usize] {
-    fn to_shape(&self) -> tensor::Shape {
-        tensor::Shape::new(self)
-    }
-}
-
 /// Numbers between −1 and 1, none of them 0, from a counter.
 pub(crate) fn random(dims: &[usize], seed: u64) -> Tensor {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    Tensor::from_fn(dims.to_shape(), |_| {
+    Tensor::from_fn(Shape::new(dims), |_| {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         ((state >> 40) as f32 + 0.5) / (1u64 << 23) as f32 - 1.0
     })
+}
+
+/// In `f64`.
+pub(crate) fn doubles(data: &[f32]) -> Vec<f64> {
+    data.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Rounded to `f32`.
+pub(crate) fn floats(data: &[f64]) -> Vec<f32> {
+    data.iter().map(|&x| x as f32).collect()
 }
 
 /// `Σ a·b` in `f64`.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tensor::Tensor;
 use tensor::compare::{Tolerance, assert_close};
+use tensor::{Shape, Tensor};
 use vectors::Tensors;
 
 use crate::activation::{LeakyRelu, Prelu, Relu};
@@ -15,7 +15,7 @@ use crate::flatten::Flatten;
 use crate::linear::Linear;
 use crate::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 use crate::softmax_cross_entropy;
-use crate::testing::{Node, TRAIN, ToShape};
+use crate::testing::{Node, TRAIN};
 use crate::{Mode, Op, Operator};
 
 /// What `f32` arithmetic leaves of a `f64` reference.
@@ -49,7 +49,7 @@ fn family(name: &str, known: &[&str], check: impl Fn(&Case<'_>)) {
 impl Case<'_> {
     fn tensor(&self, name: &str) -> Tensor {
         let (dims, data) = self.tensors.f32(&format!("{}/{name}", self.name));
-        Tensor::from_vec(dims.to_shape(), data).unwrap()
+        Tensor::from_vec(Shape::new(&dims), data).unwrap()
     }
 
     fn has(&self, name: &str) -> bool {

@@ -78,3 +78,5 @@ fn leak(x: f32, slope: f32) -> f32 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin;

@@ -50,7 +50,7 @@ impl Operator for Prelu {
                 vectorised(backward_plane, (&x[at.clone()], &dy[at], slope, out, accumulate));
             });
         }
-        let dw = pass.grad_params[0].data_mut();
+        let Some(dw) = pass.grad_params.first_mut().map(|dw| dw.data_mut()) else { return };
         let slopes = dw.len();
         pass.threads.for_each_chunk(dw, 1, |slope, dw| {
             let planes = x.chunks(plane.max(1)).zip(dy.chunks(plane.max(1)));

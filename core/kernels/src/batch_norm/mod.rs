@@ -95,10 +95,14 @@ impl Operator for BatchNorm2d {
         } else {
             running(self.eps, pass.buffers[0].data(), pass.buffers[1].data(), &mut used);
         }
+        let frozen = pass.grad_params.iter().all(|g| g.data().is_empty());
         let mut sums = pass.threads.scratch(2 * channels);
-        statistics::gradient_sums(pass.threads, x.data, pass.grad_output.data, plane, &used, &mut sums);
-        let [dw, db] = pass.grad_params else { return };
-        for (to, which) in [(dw, 1), (db, 0)] {
+        if train || !frozen {
+            statistics::gradient_sums(pass.threads, x.data, pass.grad_output.data, plane, &used, &mut sums);
+        } else {
+            sums.fill(0.0);
+        }
+        for (to, which) in pass.grad_params.iter_mut().zip([1, 0]) {
             to.data_mut().iter_mut().zip(sums.chunks(2)).for_each(|(to, sums)| *to = sums[which]);
         }
         if let Some(grad) = &mut pass.grad_inputs[0] {

@@ -18,7 +18,9 @@ pub(super) fn backward_input(
 ) {
     match geometry.transposed() {
         // With few input channels, columns of `dy` would cost more than the products they serve.
-        Some(transposed) if geometry.inputs >= FEW || geometry.taps() == 1 => as_convolution(threads, geometry, &transposed, dy, weight, dx),
+        Some(transposed) if geometry.inputs >= FEW || geometry.taps() == 1 => {
+            as_convolution(threads, geometry, &transposed, dy, weight, dx)
+        }
         _ => by_columns(threads, geometry, dy, weight, dx),
     }
 }

@@ -5,14 +5,17 @@ use tensor::{Shape, ShapeError, Tensor};
 use super::{Conv2d, twin};
 use crate::Operator;
 use crate::testing::{
-    Node, ROUNDING, assert_central_differences, assert_same_for_any_threads, cases, inner, random,
+    Node, ROUNDING, assert_central_differences, assert_same_for_any_threads, cases, doubles, floats, inner,
+    random,
 };
 
 /// A convolution and the input it is given; windows always fit.
 fn convolution() -> impl Strategy<Value = (Conv2d, [usize; 4])> {
-    let groups = prop_oneof![3 => Just((1, 1..20usize, 1..20usize)), 2 => (2..4usize).prop_map(|g| (g, 1..4, 1..4))];
+    let groups =
+        prop_oneof![3 => Just((1, 1..20usize, 1..20usize)), 2 => (2..4usize).prop_map(|g| (g, 1..4, 1..4))];
     let channels = groups.prop_flat_map(|(g, c, k)| (Just(g), c, k));
-    let images = (0..4usize, prop_oneof![1..9usize, Just(16), Just(33)], prop_oneof![1..9usize, Just(16), Just(33)]);
+    let images =
+        (0..4usize, prop_oneof![1..9usize, Just(16), Just(33)], prop_oneof![1..9usize, Just(16), Just(33)]);
     let window = ([1..4usize, 1..4usize], [1..4usize, 1..4usize], [1..3usize, 1..3usize]);
     let padding = [0..4usize, 0..4usize, 0..4usize, 0..4usize];
     (channels, images, window, padding, any::<bool>()).prop_filter_map(
@@ -24,10 +27,6 @@ fn convolution() -> impl Strategy<Value = (Conv2d, [usize; 4])> {
             op.infer(&[input.into()]).is_ok().then_some((op, input))
         },
     )
-}
-
-fn doubles(data: &[f32]) -> Vec<f64> {
-    data.iter().map(|&x| f64::from(x)).collect()
 }
 
 proptest! {
@@ -46,8 +45,7 @@ fn check(op: &Conv2d, input: &[usize], threads: usize) {
 
     let (y, _) = node.forward();
     let expected = twin::forward(op, &x, &doubles(x.data()), &doubles(weight.data()), &bias);
-    let expected: Vec<f32> = expected.into_iter().map(|y| y as f32).collect();
-    assert_close("y", y.data(), &expected, ROUNDING);
+    assert_close("y", y.data(), &floats(&expected), ROUNDING);
 
     let dy = random(y.shape().dims(), 9);
     let gradients = node.backward(&dy);
@@ -59,8 +57,14 @@ fn check(op: &Conv2d, input: &[usize], threads: usize) {
     if !op.bias {
         let product = inner(y.data(), dy.data());
         let bound = 1e-4 * (1.0 + y.data().len() as f64).sqrt() * (1.0 + weight.data().len() as f64).sqrt();
-        assert!((product - inner(x.data(), gradients.inputs[0].data())).abs() < bound, "adjoint of the input");
-        assert!((product - inner(weight.data(), gradients.params[0].data())).abs() < bound, "adjoint of the weight");
+        assert!(
+            (product - inner(x.data(), gradients.inputs[0].data())).abs() < bound,
+            "adjoint of the input"
+        );
+        assert!(
+            (product - inner(weight.data(), gradients.params[0].data())).abs() < bound,
+            "adjoint of the weight"
+        );
     }
 }
 
@@ -115,10 +119,13 @@ fn gradients_are_central_differences() {
 
 #[test]
 fn the_same_for_any_number_of_threads() {
-    static DENSE: std::sync::LazyLock<Conv2d> = std::sync::LazyLock::new(|| Conv2d::new(12, 70, 3).padding(1).bias(true));
-    static STRIDED: std::sync::LazyLock<Conv2d> = std::sync::LazyLock::new(|| Conv2d::new(12, 20, 3).stride(2));
+    static DENSE: std::sync::LazyLock<Conv2d> =
+        std::sync::LazyLock::new(|| Conv2d::new(12, 70, 3).padding(1).bias(true));
+    static STRIDED: std::sync::LazyLock<Conv2d> =
+        std::sync::LazyLock::new(|| Conv2d::new(12, 20, 3).stride(2));
     static POINTWISE: std::sync::LazyLock<Conv2d> = std::sync::LazyLock::new(|| Conv2d::new(12, 70, 1));
-    static DEPTHWISE: std::sync::LazyLock<Conv2d> = std::sync::LazyLock::new(|| Conv2d::new(12, 24, 3).groups(12));
+    static DEPTHWISE: std::sync::LazyLock<Conv2d> =
+        std::sync::LazyLock::new(|| Conv2d::new(12, 24, 3).groups(12));
     for op in [&DENSE, &STRIDED, &POINTWISE, &DEPTHWISE] {
         for n in [1, 2, 5] {
             assert_same_for_any_threads(|| Node::random(&**op, vec![random(&[n, 12, 10, 11], 3)], 4));

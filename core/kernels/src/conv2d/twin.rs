@@ -10,7 +10,8 @@ fn for_each_product(op: &Conv2d, x: &[usize], y: &[usize], mut job: impl FnMut(u
     let (inputs, outputs) = (op.in_channels / op.groups, op.out_channels / op.groups);
     let [kh, kw] = op.kernel;
     for yi in 0..y.iter().product() {
-        let (ox, oy, k, n) = (yi % y[3], yi / y[3] % y[2], yi / (y[3] * y[2]) % y[1], yi / (y[3] * y[2] * y[1]));
+        let (ox, oy, k, n) =
+            (yi % y[3], yi / y[3] % y[2], yi / (y[3] * y[2]) % y[1], yi / (y[3] * y[2] * y[1]));
         for wi in 0..inputs * kh * kw {
             let (j, i, c) = (wi % kw, wi / kw % kh, wi / (kh * kw) + k / outputs * inputs);
             let row = (oy * op.stride[0] + i * op.dilation[0]).wrapping_sub(op.padding[0]);

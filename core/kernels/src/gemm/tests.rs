@@ -34,7 +34,11 @@ proptest! {
 
 /// `data` `[rows, cols]`, laid out row-major or column-major.
 fn stored(data: &[f32], [rows, cols]: [usize; 2], transposed: bool) -> Vec<f32> {
-    if transposed { (0..rows * cols).map(|i| data[i % rows * cols + i / rows]).collect() } else { data.to_vec() }
+    if transposed {
+        (0..rows * cols).map(|i| data[i % rows * cols + i / rows]).collect()
+    } else {
+        data.to_vec()
+    }
 }
 
 fn view(data: &[f32], [rows, cols]: [usize; 2], transposed: bool) -> Matrix<'_> {
@@ -43,6 +47,7 @@ fn view(data: &[f32], [rows, cols]: [usize; 2], transposed: bool) -> Matrix<'_> 
 
 /// Every kernel this processor can run, not only the fastest; `EXPECT_ISA` names one that must be among them.
 #[test]
+#[allow(clippy::disallowed_methods)] // The environment says what this machine must offer.
 fn every_kernel_agrees_with_the_twin() {
     let mut ran = Vec::new();
     for kernel in Kernel::available() {
@@ -52,7 +57,13 @@ fn every_kernel_agrees_with_the_twin() {
                 let (a, b) = (random(&[rows, depth], 1), random(&[depth, cols], 2));
                 let expected = twin::multiply([rows, cols, depth], 1.0, a.data(), b.data(), 0.0, &[]);
                 let mut found = vec![f32::NAN; rows * cols];
-                let out = Output { data: &mut found, row_stride: cols, col_stride: 1, place: |r| r * cols, keep: 0.0 };
+                let out = Output {
+                    data: &mut found,
+                    row_stride: cols,
+                    col_stride: 1,
+                    place: |r| r * cols,
+                    keep: 0.0,
+                };
                 let mut scratch = vec![0.0; scratch_len(&kernel, rows, depth)];
                 let (left, right) = (Matrix::new(a.data(), rows, depth), Matrix::new(b.data(), depth, cols));
                 multiply_panels(&kernel, &left, 0..rows, right, 1.0, out, &mut scratch);

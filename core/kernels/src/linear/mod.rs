@@ -97,3 +97,5 @@ fn column_sums(m: &[f32], sums: &mut [f32]) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin;

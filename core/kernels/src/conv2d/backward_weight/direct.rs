@@ -69,12 +69,7 @@ fn add(
     let sizes = [positions.len(), piece.channels.len()];
     let right = Matrix::strided(&dy[first * plane + positions.start..], sizes, [1, plane]);
     let at = (group - piece.groups.start) * piece.channels.len() * depth;
-    let mut out = Output {
-        data: &mut piece.data[at..],
-        row_stride: 1,
-        col_stride: depth,
-        place: |row| row,
-        keep: 1.0,
-    };
+    let mut out =
+        Output { data: &mut piece.data[at..], row_stride: 1, col_stride: depth, place: |row| row, keep: 1.0 };
     gemm::multiply_packed(kernel, packed, 0..depth, right, 1.0, &mut out);
 }
