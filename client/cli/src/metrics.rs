@@ -92,16 +92,14 @@ impl Metrics {
             images_per_second,
             epsilon,
         })?;
-        self.events.scalars(
-            at,
-            &[
-                ("train/loss", loss),
-                ("train/accuracy", accuracy),
-                ("train/rate", f64::from(step.rate)),
-                ("images_per_second", images_per_second),
-                ("epsilon", epsilon.unwrap_or(f64::INFINITY)),
-            ],
-        )
+        let mut scalars = vec![
+            ("train/loss", loss),
+            ("train/accuracy", accuracy),
+            ("train/rate", f64::from(step.rate)),
+            ("images_per_second", images_per_second),
+        ];
+        scalars.extend(epsilon.map(|epsilon| ("epsilon", epsilon)));
+        self.events.scalars(at, &scalars)
     }
 
     /// Writes the row of an epoch.

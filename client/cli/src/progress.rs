@@ -83,7 +83,7 @@ impl Progress {
 
     /// A stage begins.
     pub fn stage(&mut self, name: String, epochs: usize, steps_per_epoch: usize) {
-        self.line(&format!("{name}: {epochs} epochs of {steps_per_epoch} steps"));
+        self.line(&format!("{name}: {epochs} × {steps_per_epoch} steps"));
         if let Some(bar) = &self.bar {
             bar.set_length((self.epochs * steps_per_epoch) as u64);
             bar.set_prefix(name.clone());

@@ -104,6 +104,14 @@ impl RunDir {
         self.write(STARTING, b"")
     }
 
+    /// Removes the folder of a run that could not be started.
+    pub fn abandon(&self) {
+        if self.path.join(STARTING).exists() {
+            // What stays behind is removed by the next start.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
     /// Makes the folder.
     ///
     /// # Errors
@@ -215,6 +223,7 @@ mod tests {
         assert!(run.holds_run());
         let again = run.begin().unwrap_err();
         assert!(again.to_string().contains("--resume") && again.is::<Usage>());
+        run.abandon();
         assert_eq!(run.classes().unwrap(), ["x"]);
         assert_eq!(RunDir::existing(run.path()).unwrap().config().unwrap().config, config());
     }
@@ -228,6 +237,8 @@ mod tests {
         assert!(!run.holds_run() && RunDir::existing(run.path()).is_err());
         run.begin().unwrap();
         assert!(!run.path().join("job.sealed").exists());
+        run.abandon();
+        assert!(!run.path().exists());
     }
 
     #[test]

@@ -16,15 +16,16 @@ use crate::terminal;
 #[command(
     after_help = "Examples:\n  asymflow export runs/enclave-1 --onnx model.onnx\n  asymflow export runs/delta-1 --safetensors model.safetensors"
 )]
+#[command(group = clap::ArgGroup::new("format").required(true).multiple(true))]
 pub(super) struct Arguments {
     /// The run directory
     #[arg(value_name = "RUN_DIR")]
     run: PathBuf,
     /// Write ONNX; a model of several parts becomes a file for each, FILE-PART.onnx
-    #[arg(long, value_name = "FILE", required_unless_present = "safetensors")]
+    #[arg(long, value_name = "FILE", group = "format")]
     onnx: Option<PathBuf>,
     /// Write safetensors with PyTorch's names; of a model of several parts, each name begins with its part's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "format")]
     safetensors: Option<PathBuf>,
 }
 

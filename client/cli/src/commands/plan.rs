@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use model::Parameters;
 use serde::Serialize;
 use wire::RunSpec;
-use wire::accelerator::RecordSet;
 use wire::owner::{Event, Plan, PlannedLayer, PlannedRelease, Request};
 
 use super::{answer, must_exist};
@@ -65,13 +65,11 @@ struct Release<'a> {
 pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
     must_exist(&arguments.subject)?;
     let onnx = arguments.subject.extension().is_some_and(|extension| extension == "onnx");
-    let (spec, records) = if onnx { of_onnx(arguments)? } else { of_config(arguments)? };
-    let (flow, model) = (spec.flow.name().to_owned(), spec.graph.name().to_owned());
+    let subject = if onnx { of_onnx(arguments)? } else { of_config(arguments)? };
+    let (flow, model) = (subject.spec.flow.name().to_owned(), subject.spec.graph.name().to_owned());
     let mut session = Session::start()?;
-    if let Some(records) = records {
-        session.send_records(RecordSet::Train, &records)?;
-    }
-    session.send(&Request::Plan { version: wire::VERSION, spec: Box::new(spec) }, &[])?;
+    let request = Request::Plan { version: wire::VERSION, spec: Box::new(subject.spec) };
+    session.send(&request, &[&wire::body::from_parameters(&subject.parameters), &subject.pixels])?;
     let plan = match answer(&mut session)?.0 {
         Event::Plan(plan) => plan,
         other => return Err(unexpected("`plan`", &other).into()),
@@ -91,19 +89,27 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn of_config(arguments: &Arguments) -> Result<(RunSpec, Option<data::Images>)> {
-    let mut loaded = Loaded::read(&arguments.subject)?;
-    let mut source = prepare::source(&loaded)?;
-    let most = source.limit_train.unwrap_or(MEASURED).min(MEASURED);
-    source.limit_train = Some(most);
-    let mut records = data::load(&source, data::Split::Train)?;
-    truncate(&mut records, MEASURED);
-    let model = prepare::build_model(&loaded, records.shape, records.classes.len())?;
-    prepare::complete(&mut loaded, &model.graph)?;
-    Ok((prepare::run_spec(&loaded.config, model.graph, None), Some(records)))
+/// What is planned.
+struct Subject {
+    spec: RunSpec,
+    parameters: Parameters,
+    /// Records to measure energy on; may be empty.
+    pixels: Vec<u8>,
 }
 
-fn of_onnx(arguments: &Arguments) -> Result<(RunSpec, Option<data::Images>)> {
+fn of_config(arguments: &Arguments) -> Result<Subject> {
+    let mut loaded = Loaded::read(&arguments.subject)?;
+    let mut source = prepare::source(&loaded)?;
+    source.limit_train = Some(source.limit_train.map_or(MEASURED, |limit| limit.min(MEASURED)));
+    let mut records = data::load(&source, data::Split::Train)?;
+    records.pixels.truncate(MEASURED * records.shape.iter().product::<usize>());
+    let model = prepare::build_model(&loaded, records.shape, records.classes.len())?;
+    prepare::complete(&mut loaded, &model.graph)?;
+    let spec = prepare::run_spec(&loaded.config, model.graph, None);
+    Ok(Subject { spec, parameters: model.parameters, pixels: records.pixels })
+}
+
+fn of_onnx(arguments: &Arguments) -> Result<Subject> {
     let model = models::read_onnx(&arguments.subject)?;
     let settings = Model { onnx: Some(arguments.subject.clone()), ..Model::default() };
     let mut config = Config::new(settings, "delta");
@@ -111,13 +117,8 @@ fn of_onnx(arguments: &Arguments) -> Result<(RunSpec, Option<data::Images>)> {
     config.privacy.allow = vec!["plain-residuals".into(), "labels".into()];
     let mut loaded = Loaded::built(config);
     prepare::complete(&mut loaded, &model.graph)?;
-    Ok((prepare::run_spec(&loaded.config, model.graph, None), None))
-}
-
-fn truncate(images: &mut data::Images, most: usize) {
-    let size: usize = images.shape.iter().product();
-    images.labels.truncate(most);
-    images.pixels.truncate(most * size);
+    let spec = prepare::run_spec(&loaded.config, model.graph, None);
+    Ok(Subject { spec, parameters: model.parameters, pixels: Vec::new() })
 }
 
 fn layer(layer: &PlannedLayer) -> Layer<'_> {

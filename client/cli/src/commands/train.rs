@@ -11,7 +11,7 @@ use wire::owner::{Event, Request, Summary};
 use super::{accelerator_address, opened};
 use crate::config::{Config, Loaded};
 use crate::metrics::Metrics;
-use crate::prepare::{self, DataSet};
+use crate::prepare::{self, DataSet, Model};
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
 use crate::session::{Session, unexpected};
@@ -39,14 +39,14 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let loaded = Loaded::read(&arguments.config)?;
     let run = run_directory(arguments)?;
-    let outcome =
-        if arguments.resume && run.holds_run() { resume(&run, &loaded) } else { start(&run, loaded) };
+    let held_run = run.holds_run();
+    let outcome = if arguments.resume && held_run { resume(&run, &loaded) } else { start(&run, loaded) };
     match outcome {
         Ok(Outcome::Trained(report)) => finish(&run, &report, json),
         Ok(Outcome::FinishedBefore) => finished_before(&run, json),
         Ok(Outcome::Stopped { steps_done }) => stopped(arguments, &run, steps_done, json),
         Err(error) => {
-            if run.holds_run() {
+            if run.holds_run() && (arguments.resume || !held_run) {
                 terminal::note(&how_to_resume(arguments, &run));
             }
             Err(error)
@@ -78,19 +78,29 @@ fn start(run: &RunDir, mut loaded: Loaded) -> Result<Outcome> {
     prepare::complete(&mut loaded, &model.graph)?;
     let config = loaded.config;
     run.begin()?;
+    match create(run, &config, model, &data.train.classes) {
+        Ok(session) => train(run, session, &config, &data, 0),
+        Err(error) => {
+            run.abandon();
+            Err(error)
+        }
+    }
+}
+
+fn create(run: &RunDir, config: &Config, model: Model, classes: &[String]) -> Result<Session> {
     let mut session = Session::start()?;
-    let address = accelerator_address(&session, &config)?;
+    let address = accelerator_address(&session, config)?;
     let body = wire::body::from_parameters(&model.parameters);
     let request = Request::Create {
         version: wire::VERSION,
         directory: run.path().to_path_buf(),
-        key: run.key(&config),
-        spec: Box::new(prepare::run_spec(&config, model.graph, address)),
+        key: run.key(config),
+        spec: Box::new(prepare::run_spec(config, model.graph, address)),
     };
     session.send(&request, &[&body])?;
     opened(&mut session)?;
-    run.began(&config, &data.train.classes)?;
-    train(run, session, &config, &data, 0)
+    run.began(config, classes)?;
+    Ok(session)
 }
 
 fn resume(run: &RunDir, asked: &Loaded) -> Result<Outcome> {
