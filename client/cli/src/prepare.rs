@@ -11,7 +11,7 @@ use wire::spec::{self, Address, Protection};
 use crate::config::{
     self, Config, ConfigError, Loaded, Normalise, Optimiser, parse_augment, parse_shape, parse_size,
 };
-use crate::models;
+use crate::{models, terminal};
 
 /// Largest default side of a DCT block.
 const LARGEST_BLOCK: usize = 16;
@@ -81,7 +81,11 @@ pub fn build_model(loaded: &Loaded, shape: [usize; 3], data_classes: usize) -> R
         return Err(loaded.fault("model.classes", problem).into());
     }
     let model = match (&settings.architecture, &settings.onnx) {
-        (_, Some(path)) => models::read_onnx(path)?,
+        (_, Some(path)) => {
+            let (model, warnings) = models::read_onnx(path)?;
+            warnings.iter().for_each(|text| terminal::note(&format!("warning: {text}")));
+            model
+        }
         (Some(name), None) => {
             let graph = zoo::build(name, Shape::from(shape), classes)
                 .map_err(|e| loaded.fault("model.architecture", e.to_string()))?;

@@ -45,7 +45,8 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
         files.extend(models::write_onnx(&parts, path)?);
     }
     if let Some(path) = &arguments.safetensors {
-        files.push(models::write_safetensors(&parts, path)?);
+        models::write_safetensors(&parts, path)?;
+        files.push(path.clone());
     }
     files.iter().for_each(|file| terminal::note(&format!("wrote {}", file.display())));
     if json {

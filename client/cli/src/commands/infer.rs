@@ -92,7 +92,8 @@ fn with_run(arguments: &Arguments) -> Result<Answer> {
 }
 
 fn with_onnx(arguments: &Arguments) -> Result<Answer> {
-    let prepare::Model { graph, parameters } = models::read_onnx(&arguments.model)?;
+    // What is said of training does not matter here.
+    let (prepare::Model { graph, parameters }, _) = models::read_onnx(&arguments.model)?;
     let shape = image_shape(graph.input())?;
     let mut loaded = Loaded::built(alone(arguments, shape[0]));
     prepare::complete(&mut loaded, &graph)?;

@@ -110,7 +110,8 @@ fn of_config(arguments: &Arguments) -> Result<Subject> {
 }
 
 fn of_onnx(arguments: &Arguments) -> Result<Subject> {
-    let model = models::read_onnx(&arguments.subject)?;
+    let (model, warnings) = models::read_onnx(&arguments.subject)?;
+    warnings.iter().for_each(|text| terminal::note(&format!("warning: {text}")));
     let settings = Model { onnx: Some(arguments.subject.clone()), ..Model::default() };
     let mut config = Config::new(settings, "delta");
     config.privacy.noise = Some(0.0);
