@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn default_is_pytorchs_uniform() {
         let graph = zoo::build("cnn-small", [3, 16, 16].into(), 10).unwrap();
-        let bound = 1.0 / (64.0f64 * 9.0).sqrt();
+        let bound = 1.0 / (32.0f64 * 9.0).sqrt();
         let (mean, deviation, largest) = moments(&tensor(&graph, "conv3.weight"));
         assert!(mean.abs() < bound * 0.02 && (deviation * 3f64.sqrt() / bound - 1.0).abs() < 0.02);
         assert!(f64::from(largest) <= bound && f64::from(largest) > bound * 0.999);

@@ -8,12 +8,12 @@ use kernels::pool::MaxPool2d;
 use super::{Net, Options};
 use crate::GraphError;
 
-/// Four conv-norm-ReLU layers of 1, 2, 2 and 4 times the width with three 2×2 poolings, one linear layer.
+/// Four conv-norm-ReLU layers of 1, 1, 2 and 4 times the width with three 2×2 poolings, one linear layer.
 ///
 /// The first layer keeps the resolution: it is where the delta flow splits.
 pub(super) fn cnn(net: &mut Net, classes: usize, options: Options) -> Result<(), GraphError> {
     let width = options.width.unwrap_or(32);
-    let factors = [1, 2, 2, 4];
+    let factors = [1, 1, 2, 4];
     for (index, factor) in factors.into_iter().enumerate() {
         let (layer, channels) = (index + 1, width * factor);
         net.then(format!("conv{layer}"), Conv2d::new(net.channels, channels, 3).padding(1))?;
