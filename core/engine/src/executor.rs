@@ -129,8 +129,16 @@ impl Executor {
     ///
     /// # Panics
     /// If the executor was made for inference.
-    pub fn grad_params(&mut self) -> &mut [Tensor] {
-        &mut self.training.as_mut().expect("made for training").grad_params
+    pub fn grad_params(&self) -> &[Tensor] {
+        &self.training.as_ref().expect("made for training").grad_params
+    }
+
+    /// The graph, and the gradients of its parameters to add to.
+    ///
+    /// # Panics
+    /// If the executor was made for inference.
+    pub fn graph_and_gradients(&mut self) -> (&Graph, &mut [Tensor]) {
+        (&self.graph, &mut self.training.as_mut().expect("made for training").grad_params)
     }
 
     /// Propagates `grad_output` (shape of the output) back through the last forward pass, which was `pass`.

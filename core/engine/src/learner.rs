@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Tensor, View};
 
 use crate::executor::Pass;
-use crate::{Executor, Optimiser, OptimiserConfig};
+use crate::{Executor, Optimiser, OptimiserConfig, orthogonality};
 
 /// A graph, its parameters and their optimiser.
 pub struct Learner {
@@ -93,6 +93,12 @@ impl Learner {
         threads: &Threads,
     ) -> Option<&[f32]> {
         self.executor.backward(&self.parameters, grad_output, pass, want_input, threads)
+    }
+
+    /// Adds the gradient of `weight · Σ ‖W Wᵀ − I‖²` over all convolutions to the last gradients.
+    pub fn regularise_orthogonality(&mut self, weight: f32, threads: &Threads) {
+        let (graph, grads) = self.executor.graph_and_gradients();
+        orthogonality::add_gradient(graph, &self.parameters.params, grads, weight, threads);
     }
 
     /// One optimiser step with the gradients of the last backward pass.

@@ -9,6 +9,7 @@ pub mod executor;
 pub mod input;
 pub mod learner;
 pub mod optimiser;
+mod orthogonality;
 pub mod random;
 pub mod schedule;
 

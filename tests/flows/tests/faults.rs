@@ -115,6 +115,8 @@ fn inference_without_an_accelerator_is_degraded_and_says_so() {
     // Nobody there.
     let mut alone = MemoryHost { unreachable: true, ..MemoryHost::on(disk) };
     let degraded = ask(&mut alone);
-    assert!(degraded.degraded.is_some() && degraded.epsilon.is_none());
+    assert!(degraded.degraded.is_some());
+    // Training spent that much; this image did not leave.
+    assert!(degraded.epsilon.is_some_and(|e| (7.99..=8.01).contains(&e)));
     assert_ne!(degraded.logits, whole.logits);
 }

@@ -96,7 +96,8 @@ impl Session {
             Request::Records { set, count, .. } => self.run()?.0.add_records(set, count, body),
             Request::Plan { version, spec } => {
                 check_version(version)?;
-                let plan = runtime::plan(&spec)?;
+                let (initial, pixels) = wire::body::take_parameters(body, &spec.graph).map_err(bad_body)?;
+                let plan = runtime::plan(&spec, initial, pixels)?;
                 self.process.report(Event::Plan(plan), &[]);
                 Ok(())
             }

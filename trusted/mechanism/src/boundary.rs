@@ -135,11 +135,6 @@ impl<T> Public<T> {
     pub fn returned(value: T) -> Self {
         Public { kind: Kind::Derived, value, reason: "the accelerator's own state, as it sent it" }
     }
-
-    /// Why it is public.
-    pub fn reason(&self) -> &'static str {
-        self.reason
-    }
 }
 
 /// A value derived from private data that leaves without a guarantee, because the configuration names its kind.
@@ -189,6 +184,11 @@ pub trait Crossing: sealed::Sealed {
 
     /// The ledger entry that paid for it; `None` where no mechanism was needed or used.
     fn receipt(&self) -> Option<&Receipt> {
+        None
+    }
+
+    /// Why it is public, where it was declared so.
+    fn declared(&self) -> Option<&'static str> {
         None
     }
 
@@ -248,6 +248,10 @@ impl<T> Crossing for Released<T> {
 
 impl<T> Crossing for Public<T> {
     type Value = T;
+
+    fn declared(&self) -> Option<&'static str> {
+        Some(self.reason)
+    }
 
     fn kind(&self) -> Kind {
         self.kind

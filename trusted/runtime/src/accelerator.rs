@@ -261,7 +261,7 @@ fn summarise<'a>(job: &'a Job, bodies: &[(&'a Body, usize)]) -> Vec<Crossed<'a>>
                 bytes,
                 records: *records,
                 receipt: body.receipt(),
-                reason: None,
+                reason: body.declared(),
             });
         }
     }

@@ -24,14 +24,11 @@ impl Run {
         }
         self.totals = crate::checkpoint::Totals::default();
         let started = host.cpu_seconds();
-        let mut epsilon = None;
         let mut residual = None;
         if let Some(outsourced) = self.parts.outsourced.clone() {
             if self.remote.is_some() || self.trusted.is_none() {
                 let asked = self.ask_tests(host, &outsourced);
-                if let Some((logits, spent)) = self.or_degraded(host, asked)? {
-                    (residual, epsilon) = (Some(logits), spent);
-                }
+                residual = self.or_degraded(host, asked)?;
             } else {
                 self.totals.degraded = Some("the accelerator's part was never trained".to_owned());
             }
@@ -39,15 +36,15 @@ impl Run {
         self.totals.scores = self.score_tests(residual.as_deref())?;
         self.totals.trusted_cpu_seconds = host.cpu_seconds() - started;
         self.totals.images = tests as u64;
-        Ok(self.summary(host, epsilon))
+        self.training_summary(host)
     }
 
-    /// Logits of the test records from the accelerator, and ε spent.
+    /// Logits of the test records from the accelerator.
     fn ask_tests(
         &mut self,
         host: &mut dyn Host,
         outsourced: &crate::Outsourced,
-    ) -> Result<(Vec<f32>, Option<f64>), RunError> {
+    ) -> Result<Vec<f32>, RunError> {
         if let Some(model) = &mut self.trusted {
             model.freeze_backbone();
         }
@@ -72,7 +69,7 @@ impl Run {
         self.totals.bytes_out = traffic.bytes_out;
         self.totals.bytes_in = traffic.bytes_in;
         self.totals.untrusted_cpu_seconds = cpu_seconds;
-        Ok((logits, self.epsilon(ledger.ledger())))
+        Ok(logits)
     }
 
     /// Scores of the test records, with the accelerator's logits where there are some; `None` without test records.

@@ -52,6 +52,8 @@ pub struct SplitGraphs {
     pub split: AsymmetricSplit,
     pub config: SplitConfig,
     pub main: Graph,
+    /// Weight of `‖WWᵀ − I‖²` over the main model's convolutions.
+    pub orthogonality: f32,
 }
 
 /// What the accelerator computes, and what it is sent for each record.
@@ -114,7 +116,13 @@ fn delta_parts(spec: &RunSpec, delta: &Delta) -> Result<Parts, RunError> {
     let shape = release_shape(delta);
     let outsourced = residual_part(spec, delta, at, record_shape(sample)?, shape)?;
     Ok(Parts {
-        trusted: Some(TrustedGraphs::Split(Box::new(SplitGraphs { backbone, split, config, main }))),
+        trusted: Some(TrustedGraphs::Split(Box::new(SplitGraphs {
+            backbone,
+            split,
+            config,
+            main,
+            orthogonality: delta.orthogonality,
+        }))),
         outsourced: Some(outsourced),
     })
 }

@@ -12,7 +12,7 @@ pub struct Predictions {
     pub logits: Vec<f32>,
     /// Why the trusted part answered alone, if it did.
     pub degraded: Option<String>,
-    /// ε each image has spent so far; `None` where nothing is guaranteed.
+    /// The most ε that any record or image of this run has spent; `None` where nothing is guaranteed.
     pub epsilon: Option<f64>,
 }
 
@@ -37,14 +37,11 @@ impl Run {
         self.data = DataSets::default();
         self.add_records(RecordSet::Test, count, &body)?;
         self.totals = crate::checkpoint::Totals::default();
-        let mut epsilon = None;
         let mut residual = None;
         if let Some(outsourced) = self.parts.outsourced.clone() {
             if self.remote.is_some() || self.trusted.is_none() {
                 let asked = self.ask_images(host, &outsourced);
-                if let Some((logits, spent)) = self.or_degraded(host, asked)? {
-                    (residual, epsilon) = (Some(logits), spent);
-                }
+                residual = self.or_degraded(host, asked)?;
             } else {
                 self.totals.degraded = Some("the accelerator's part was never trained".to_owned());
             }
@@ -53,6 +50,7 @@ impl Run {
         let trusted = self.trusted_logits(RecordSet::Test)?;
         let mut logits = trusted.unwrap_or_else(|| vec![0.0; count * classes]);
         logits.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
+        let epsilon = self.training_summary(host)?.epsilon;
         Ok(Predictions { logits, degraded: self.totals.degraded.clone(), epsilon })
     }
 
@@ -60,7 +58,7 @@ impl Run {
         &mut self,
         host: &mut dyn Host,
         outsourced: &crate::Outsourced,
-    ) -> Result<(Vec<f32>, Option<f64>), RunError> {
+    ) -> Result<Vec<f32>, RunError> {
         if let Some(model) = &mut self.trusted {
             model.freeze_backbone();
         }
@@ -72,6 +70,6 @@ impl Run {
         self.trusted = trusted;
         let logits = link.answer(&messages?, self.spec.graph.classes())?;
         link.finish();
-        Ok((logits, self.epsilon(ledger.ledger())))
+        Ok(logits)
     }
 }

@@ -1,7 +1,10 @@
 //! How a model would be split, before anything runs.
 
 use accounting::information::information_bound_bits;
+use engine::Draw;
 use model::{Graph, Parameters};
+use split::channels::singular_values;
+use split::spectrum::channel_entropy;
 use wire::RunSpec;
 use wire::owner::{Plan, PlannedLayer, PlannedRelease};
 use wire::spec::Protection;
@@ -10,23 +13,30 @@ use crate::RunError;
 use crate::flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};
 use crate::messages::sigma;
 use crate::run::Run;
+use crate::trusted_model::TrustedModel;
 
 /// Placement, cost and traffic of every node, the peak of trusted memory, and what each release could tell.
 ///
-/// Multiply-adds and bytes are per record and forward pass.
+/// Multiply-adds and bytes are per record and forward pass. Energy and entropy of the split are means over the records in
+/// `pixels` (`[n, C, H, W]` bytes), under these parameters; without records they are left out.
 ///
 /// # Errors
 /// [`RunError`] as [`Run::create`], also where something unprotected would leave without permission.
-pub fn plan(spec: &RunSpec) -> Result<Plan, RunError> {
+pub fn plan(spec: &RunSpec, initial: Parameters, pixels: &[u8]) -> Result<Plan, RunError> {
     let parts = Parts::of(spec)?;
-    let run = Run::create_unstored(spec.clone(), Parameters::init(&spec.graph, spec.train.seed))?;
+    let mut run = Run::create_unstored(spec.clone(), initial)?;
+    let kept = run.measure_split(pixels)?;
     let mut layers = Vec::new();
     match &parts.trusted {
         Some(TrustedGraphs::Whole(graph)) => layers.extend(nodes("model", graph, Placement::Trusted)),
         Some(TrustedGraphs::Split(graphs)) => {
-            let SplitGraphs { backbone, config, main, .. } = graphs.as_ref();
+            let SplitGraphs { backbone, split, config, main, .. } = graphs.as_ref();
             layers.extend(nodes("backbone", backbone, Placement::Trusted));
-            layers.push(split_layer(backbone, config, parts.outsourced.as_ref()));
+            layers.push(PlannedLayer {
+                energy: kept.map(|kept| kept.energy),
+                entropy: kept.map(|kept| kept.entropy),
+                ..split_layer(split, config, parts.outsourced.as_ref())
+            });
             layers.extend(nodes("main", main, Placement::Trusted));
         }
         None => {}
@@ -44,6 +54,43 @@ pub fn plan(spec: &RunSpec) -> Result<Plan, RunError> {
     }
     let releases = parts.outsourced.iter().map(|o| release(spec, o)).collect::<Result<_, _>>()?;
     Ok(Plan { layers, peak_trusted_bytes: run.trusted_bytes(), releases })
+}
+
+/// What the split keeps, as means over records.
+#[derive(Clone, Copy)]
+struct Kept {
+    /// `1 − ‖X_res‖²/‖X‖²`, channels and space together.
+    energy: f64,
+    /// SVD-channel entropy, in bits.
+    entropy: f64,
+}
+
+impl Run {
+    /// `None` without records or without a split.
+    fn measure_split(&mut self, pixels: &[u8]) -> Result<Option<Kept>, RunError> {
+        let count = pixels.len() / self.pixels.message_len().max(1);
+        let Some(model @ TrustedModel::Split(_)) = &mut self.trusted else { return Ok(None) };
+        if count == 0 {
+            return Ok(None);
+        }
+        let (mut energy, mut entropy) = (0.0, 0.0);
+        for record in pixels.chunks_exact(self.pixels.message_len()) {
+            self.pixels.fill(record, Draw::default(), model.input_mut(1));
+            let residual = squared_norm(model.residuals(1, &self.threads)?);
+            let TrustedModel::Split(split) = &*model else { return Ok(None) };
+            let sample = split.sample();
+            let channels = sample.shape.dims()[1];
+            entropy +=
+                channel_entropy(&singular_values(sample.data, [channels, sample.data.len() / channels]));
+            let whole = squared_norm(sample.data);
+            energy += if whole > 0.0 { 1.0 - residual / whole } else { 1.0 };
+        }
+        Ok(Some(Kept { energy: energy / count as f64, entropy: entropy / count as f64 }))
+    }
+}
+
+fn squared_norm(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
 }
 
 fn nodes(part: &str, graph: &Graph, placement: Placement) -> Vec<PlannedLayer> {
@@ -69,24 +116,17 @@ fn nodes(part: &str, graph: &Graph, placement: Placement) -> Vec<PlannedLayer> {
 }
 
 fn split_layer(
-    backbone: &Graph,
+    split: &split::AsymmetricSplit,
     config: &split::SplitConfig,
     outsourced: Option<&Outsourced>,
 ) -> PlannedLayer {
-    let sample = backbone.shape(backbone.output(), 1).record();
-    let (channels, pixels) = (sample.dims()[0] as u64, sample.dims()[1..].iter().product::<usize>() as u64);
-    let rank = config.rank as u64;
-    // Light SVD: two products with X per round and one deflation per principal channel; then Ûᵀ X and Û·up(low(·)).
-    let decomposition = rank * (2 * config.iterations as u64 + 1) * channels * pixels;
-    let recombination = 2 * rank * channels * pixels;
-    let dct = 4 * rank * pixels * config.keep as u64;
     PlannedLayer {
         part: "split".to_owned(),
         name: "split".to_owned(),
         op: "svd+dct".to_owned(),
         placement: Placement::Trusted.name().to_owned(),
         rank: Some(config.rank),
-        trusted_macs: decomposition + recombination + dct,
+        trusted_macs: split.macs(),
         bytes_out: outsourced.map_or(0, |o| o.input.message_len() as u64),
         ..PlannedLayer::default()
     }

@@ -230,7 +230,7 @@ impl Run {
         }
     }
 
-    /// The figures of the run so far, with ε from the ledger.
+    /// The figures of the run or evaluation so far, with ε from the ledger.
     ///
     /// # Errors
     /// [`RunError::Ledger`] if the ledger cannot be trusted.
@@ -261,11 +261,13 @@ impl Run {
         }
     }
 
-    /// ε per record that the ledger amounts to; `None` where nothing is guaranteed.
+    /// ε per record that the ledger amounts to: 0 where nothing leaves, `None` where nothing is guaranteed.
     pub(crate) fn epsilon(&self, ledger: &mechanism::Ledger) -> Option<f64> {
-        let guaranteed =
-            matches!(self.spec.privacy.protection, Protection::Epsilon(_)) && self.parts.outsourced.is_some();
-        guaranteed.then(|| ledger.epsilon(self.spec.privacy.delta))
+        match (&self.parts.outsourced, self.spec.privacy.protection) {
+            (None, _) => Some(0.0),
+            (Some(_), Protection::Epsilon(_)) => Some(ledger.epsilon(self.spec.privacy.delta)),
+            (Some(_), Protection::NoNoise | Protection::NothingReleased) => None,
+        }
     }
 
     /// What no guarantee covers, in sentences.

@@ -26,8 +26,10 @@ pub(crate) struct SplitModel {
     basis: Vec<f32>,
     residual: Vec<f32>,
     grad_sample: Vec<f32>,
-    /// Whether the backbone is still trained (stage 1).
+    /// Whether the backbone is trained no more (stage 2).
     frozen: bool,
+    /// Weight of the orthogonality regularisation of the main model; 0 is off.
+    orthogonality: f32,
 }
 
 impl TrustedModel {
@@ -44,7 +46,7 @@ impl TrustedModel {
         match graphs {
             TrustedGraphs::Whole(graph) => Ok(TrustedModel::Whole(Box::new(learner(graph)?))),
             TrustedGraphs::Split(graphs) => {
-                let SplitGraphs { backbone, split, config, main } = graphs.as_ref();
+                let SplitGraphs { backbone, split, config, main, orthogonality } = graphs.as_ref();
                 let sample = backbone.shape(backbone.output(), 1).record().len();
                 Ok(TrustedModel::Split(Box::new(SplitModel {
                     backbone: learner(backbone)?,
@@ -56,6 +58,7 @@ impl TrustedModel {
                     split: split.clone(),
                     config: *config,
                     frozen: false,
+                    orthogonality: *orthogonality,
                 })))
             }
         }
@@ -174,6 +177,11 @@ impl TrustedModel {
 }
 
 impl SplitModel {
+    /// The backbone's output for the last single record, `[1, C, H, W]`.
+    pub(crate) fn sample(&self) -> View<'_> {
+        self.backbone.output(1)
+    }
+
     fn forward(&mut self, pass: Pass, threads: &Threads) -> Result<&[f32], RunError> {
         let backbone_mode = if self.frozen { Mode::Eval } else { pass.mode };
         let records = pass.records;
@@ -216,7 +224,7 @@ impl SplitModel {
         let records = pass.records;
         if self.frozen {
             self.main.backward(grad_logits, pass, false, threads);
-            self.main.update(rate);
+            self.update_main(rate, threads);
             return Ok(());
         }
         let shape = self.split.main_shape().batched(records);
@@ -227,9 +235,16 @@ impl SplitModel {
         let grad_sample = &mut self.grad_sample[..len];
         self.split.backward(basis, View { shape, data: grad_main }, grad_sample, threads).map_err(request)?;
         self.backbone.backward(grad_sample, pass, false, threads);
-        self.main.update(rate);
+        self.update_main(rate, threads);
         self.backbone.update(rate);
         Ok(())
+    }
+
+    fn update_main(&mut self, rate: f32, threads: &Threads) {
+        if self.orthogonality > 0.0 {
+            self.main.regularise_orthogonality(self.orthogonality, threads);
+        }
+        self.main.update(rate);
     }
 }
 
