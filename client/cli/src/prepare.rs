@@ -57,7 +57,8 @@ pub fn source(loaded: &Loaded) -> Result<Source, ConfigError> {
 /// Whatever is wrong with the files, by name.
 pub fn read_data(loaded: &Loaded) -> Result<DataSet> {
     let source = source(loaded)?;
-    let read = |split, name| data::load(&source, split).with_context(|| format!("the {name} records"));
+    let about = |name| format!("{}: the {name} records", loaded.file.display());
+    let read = |split, name| data::load(&source, split).with_context(|| about(name));
     Ok(DataSet { train: read(Split::Train, "training")?, test: read(Split::Test, "test")? })
 }
 
@@ -66,7 +67,8 @@ pub fn read_data(loaded: &Loaded) -> Result<DataSet> {
 /// # Errors
 /// As [`read_data`].
 pub fn read_test_data(loaded: &Loaded) -> Result<Images> {
-    data::load(&source(loaded)?, Split::Test).context("the test records")
+    data::load(&source(loaded)?, Split::Test)
+        .with_context(|| format!("{}: the test records", loaded.file.display()))
 }
 
 /// Builds the model for images of `shape`, and its parameters.

@@ -1,0 +1,136 @@
+//! Every command, from a new folder to a trained and exported model.
+
+use asymflow_e2e::{Sandbox, tiny};
+use mechanism::Kind;
+
+const FIELDS: [&str; 16] = [
+    "flow",
+    "model",
+    "epochs",
+    "accuracy",
+    "accuracy_trusted_only",
+    "loss",
+    "images_per_second",
+    "trusted_cpu_seconds_per_image",
+    "untrusted_cpu_seconds_per_image",
+    "bytes_out_per_image",
+    "bytes_in_per_image",
+    "peak_trusted_bytes",
+    "epsilon",
+    "delta",
+    "not_covered",
+    "seconds",
+];
+
+fn picture(sandbox: &Sandbox) {
+    let picture = image::RgbImage::from_fn(40, 50, |x, y| image::Rgb([x as u8 * 6, y as u8 * 5, 90]));
+    picture.save(sandbox.path("picture.png")).expect("the folder can be written");
+}
+
+#[test]
+fn delta_from_configuration_to_export() {
+    let sandbox = Sandbox::new();
+    sandbox.write("run.toml", &tiny("delta"));
+    let trained = sandbox.run(&["train", "run.toml", "--json"]).good();
+    let report = trained.json();
+    for field in FIELDS {
+        assert!(!report[field].is_null(), "{field} is missing in {report}");
+    }
+    let epsilon = report["epsilon"].as_f64().expect("a number");
+    assert!((epsilon - 8.0).abs() < 1e-6, "{epsilon}");
+    assert!(report["not_covered"].as_array().is_some_and(|sentences| !sentences.is_empty()));
+    assert!(trained.stderr.contains("trusted part alone"), "{}", trained.stderr);
+
+    for file in ["config.toml", "metrics.jsonl", "ledger", "boundary.jsonl", "summary.json", "job.key"] {
+        assert!(sandbox.path("runs/run-1").join(file).is_file(), "{file}");
+    }
+    let evaluated = sandbox.run(&["evaluate", "runs/run-1", "--json"]).good().json();
+    for field in ["accuracy", "accuracy_trusted_only", "epsilon"] {
+        assert_eq!(evaluated[field], report[field], "{field}");
+    }
+    picture(&sandbox);
+    let inferred = sandbox.run(&["infer", "runs/run-1", "picture.png", "--json"]).good().json();
+    assert_eq!((&inferred["flow"], &inferred["degraded"]), (&"delta".into(), &false.into()));
+    let prediction = &inferred["predictions"][0];
+    assert_eq!(prediction["logits"].as_array().map(Vec::len), Some(10));
+    assert!(prediction["class"].is_string() && prediction["probability"].is_f64());
+
+    sandbox.run(&["export", "runs/run-1", "--onnx", "m.onnx", "--safetensors", "m.safetensors"]).good();
+    for file in ["m-backbone.onnx", "m-main.onnx", "m-residual.onnx", "m.safetensors"] {
+        assert!(sandbox.path(file).is_file(), "{file}");
+    }
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn an_exported_model_gives_the_same_logits() {
+    let sandbox = Sandbox::new();
+    sandbox.write("run.toml", &tiny("enclave"));
+    let report = sandbox.run(&["train", "run.toml", "--out", "r", "--json"]).good().json();
+    assert_eq!(report["bytes_out_per_image"].as_f64(), Some(0.0));
+    picture(&sandbox);
+    let own = sandbox.run(&["infer", "r", "picture.png", "--json"]).good().json();
+    sandbox.run(&["export", "r", "--onnx", "m.onnx"]).good();
+    let constants = ["--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"];
+    let arguments = [&["infer", "m.onnx", "picture.png", "--json"], constants.as_slice()].concat();
+    let exported = sandbox.run(&arguments).good().json();
+    let logits = |answer: &serde_json::Value| -> Vec<f64> {
+        let logits = answer["predictions"][0]["logits"].as_array().expect("a list");
+        logits.iter().map(|logit| logit.as_f64().expect("a number")).collect()
+    };
+    for (a, b) in logits(&own).iter().zip(logits(&exported)) {
+        assert!((a - b).abs() <= 1e-4 * (1.0 + a.abs()), "{a} and {b}");
+    }
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn plan_adds_up() {
+    let sandbox = Sandbox::new();
+    sandbox.write("run.toml", &tiny("delta"));
+    let plan = sandbox.run(&["plan", "run.toml", "--json"]).good().json();
+    let layers = plan["layers"].as_array().expect("a list");
+    for field in ["name", "op", "placement", "trusted_macs", "untrusted_macs", "bytes_out", "bytes_in"] {
+        assert!(layers.iter().all(|layer| !layer[field].is_null()), "{field}");
+    }
+    for layer in layers {
+        let field = if layer["placement"] == "trusted" { "untrusted_macs" } else { "trusted_macs" };
+        assert_eq!(layer[field], 0, "{layer}");
+    }
+    assert!(plan["peak_trusted_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    assert!(!sandbox.path("runs").exists());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn what_is_not_allowed_by_name_does_not_start() {
+    let sandbox = Sandbox::new();
+    for (flow, kind) in [("delta", "labels"), ("plain", "inputs")] {
+        let config = tiny(flow);
+        let allow = config.lines().find(|line| line.starts_with("allow")).expect("allows something");
+        sandbox.write("run.toml", &config.replace(allow, ""));
+        let refused = sandbox.run(&["train", "run.toml", "--out", "r"]);
+        assert!([1, 2].contains(&refused.code()), "{}", refused.status);
+        assert!(refused.stderr.contains(kind) && refused.stderr.contains("allow"), "{}", refused.stderr);
+        assert!(!sandbox.path("r").exists(), "a refused run leaves nothing");
+    }
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_run_is_not_overwritten() {
+    let sandbox = Sandbox::new();
+    sandbox.write("run.toml", &tiny("enclave"));
+    sandbox.run(&["train", "run.toml", "--out", "r"]).good();
+    let again = sandbox.run(&["train", "run.toml", "--out", "r"]);
+    assert_eq!(again.code(), 2);
+    assert!(again.stderr.contains("--resume"), "{}", again.stderr);
+    let resumed = sandbox.run(&["train", "run.toml", "--out", "r", "--resume", "--json"]).good();
+    assert!(resumed.json()["accuracy"].is_f64());
+}
+
+#[test]
+fn the_client_knows_every_kind_that_can_be_allowed() {
+    let kinds: Vec<&str> = Kind::unprotected().map(Kind::name).collect();
+    assert_eq!(kinds, cli::config::UNPROTECTED_KINDS);
+}
