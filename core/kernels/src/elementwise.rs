@@ -10,7 +10,7 @@ pub(crate) const PART: usize = 1 << 14;
 pub(crate) fn map(threads: &Threads, a: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32 + Send + Sync) {
     threads.for_each_chunk(out, PART, |part, out| {
         let a = &a[part * PART..][..out.len()];
-        vectorised(map_part, (a, out, &f));
+        map_part(a, out, &f);
     });
 }
 
@@ -41,23 +41,35 @@ pub(crate) fn gradient(
     let accumulate = gradient.accumulate;
     threads.for_each_chunk(gradient.data, PART, |part, out| {
         let at = part * PART..part * PART + out.len();
-        vectorised(gradient_part, (&a[at.clone()], &b[at], out, accumulate, &f));
+        gradient_part(&a[at.clone()], &b[at], out, accumulate, &f);
     });
 }
 
-#[inline(always)]
-fn map_part<F: Fn(f32) -> f32>((a, out, f): (&[f32], &mut [f32], &F)) {
-    for (y, &x) in out.iter_mut().zip(a) {
-        *y = f(x);
+vectorised! {
+    fn map_part<'a, F: Fn(f32) -> f32>(
+        a: &'a [f32],
+        out: &'a mut [f32],
+        f: &'a F,
+    ) -> () {
+        for (y, &x) in out.iter_mut().zip(a) {
+            *y = f(x);
+        }
     }
 }
 
-#[inline(always)]
-fn gradient_part<F: Fn(f32, f32) -> f32>((a, b, out, accumulate, f): (&[f32], &[f32], &mut [f32], bool, &F)) {
-    let pairs = out.iter_mut().zip(a.iter().zip(b));
-    if accumulate {
-        pairs.for_each(|(g, (&a, &b))| *g += f(a, b));
-    } else {
-        pairs.for_each(|(g, (&a, &b))| *g = f(a, b));
+vectorised! {
+    fn gradient_part<'a, F: Fn(f32, f32) -> f32>(
+        a: &'a [f32],
+        b: &'a [f32],
+        out: &'a mut [f32],
+        accumulate: bool,
+        f: &'a F,
+    ) -> () {
+        let pairs = out.iter_mut().zip(a.iter().zip(b));
+        if accumulate {
+            pairs.for_each(|(g, (&a, &b))| *g += f(a, b));
+        } else {
+            pairs.for_each(|(g, (&a, &b))| *g = f(a, b));
+        }
     }
 }

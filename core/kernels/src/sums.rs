@@ -2,14 +2,23 @@
 
 use std::ops::Range;
 
+use crate::simd::vectorised;
+
 /// Elements summed in `f32` lanes before the sum goes into an `f64`.
 pub(crate) const BLOCK: usize = 4096;
 
 const LANES: usize = 64;
 
-/// `Σ f(a[i], b[i])` over one block (at most [`BLOCK`] elements).
+vectorised! {
+    /// `Σ f(a[i], b[i])` over one block (at most [`BLOCK`] elements).
+    pub(crate) fn block_sum<'a, F: Fn(f32, f32) -> f32>(a: &'a [f32], b: &'a [f32], f: F) -> f64 {
+        block(a, b, f)
+    }
+}
+
+/// [`block_sum`], to be inlined into another loop.
 #[inline(always)]
-pub(crate) fn block<F: Fn(f32, f32) -> f32>((a, b, f): (&[f32], &[f32], F)) -> f64 {
+pub(crate) fn block<F: Fn(f32, f32) -> f32>(a: &[f32], b: &[f32], f: F) -> f64 {
     let mut lanes = [0.0f32; LANES];
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let rest = a.remainder().iter().zip(b.remainder());

@@ -35,7 +35,7 @@ impl Operator for Prelu {
         let (x, weight) = (pass.inputs[0].data, pass.params[0].data());
         let plane = plane(pass.inputs[0].shape);
         pass.threads.for_each_chunk(pass.output.data, plane, |p, out| {
-            vectorised(forward_plane, (&x[p * plane..][..out.len()], weight[p % weight.len()], out));
+            forward_plane(&x[p * plane..][..out.len()], weight[p % weight.len()], out);
         });
     }
 
@@ -47,7 +47,7 @@ impl Operator for Prelu {
             pass.threads.for_each_chunk(grad.data, plane, |p, out| {
                 let at = p * plane..p * plane + out.len();
                 let slope = weight[p % weight.len()];
-                vectorised(backward_plane, (&x[at.clone()], &dy[at], slope, out, accumulate));
+                backward_plane(&x[at.clone()], &dy[at], slope, out, accumulate);
             });
         }
         let Some(dw) = pass.grad_params.first_mut().map(|dw| dw.data_mut()) else { return };
@@ -68,22 +68,32 @@ fn plane(shape: Shape) -> usize {
 /// `Σ x·dy` over elements with `x ≤ 0`: the slope's gradient.
 fn negative_sum(x: &[f32], dy: &[f32]) -> f64 {
     let blocks = x.chunks(sums::BLOCK).zip(dy.chunks(sums::BLOCK));
-    blocks
-        .map(|(x, dy)| vectorised(sums::block, (x, dy, |x: f32, dy| if x > 0.0 { 0.0 } else { x * dy })))
-        .sum()
+    blocks.map(|(x, dy)| sums::block_sum(x, dy, |x: f32, dy| if x > 0.0 { 0.0 } else { x * dy })).sum()
 }
 
-#[inline(always)]
-fn forward_plane((x, slope, out): (&[f32], f32, &mut [f32])) {
-    for (y, &x) in out.iter_mut().zip(x) {
-        *y = leak(x, slope);
+vectorised! {
+    fn forward_plane<'a>(
+        x: &'a [f32],
+        slope: f32,
+        out: &'a mut [f32],
+    ) -> () {
+        for (y, &x) in out.iter_mut().zip(x) {
+            *y = leak(x, slope);
+        }
     }
 }
 
-#[inline(always)]
-fn backward_plane((x, dy, slope, out, accumulate): (&[f32], &[f32], f32, &mut [f32], bool)) {
-    for ((out, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
-        let g = if x > 0.0 { dy } else { slope * dy };
-        *out = if accumulate { *out + g } else { g };
+vectorised! {
+    fn backward_plane<'a>(
+        x: &'a [f32],
+        dy: &'a [f32],
+        slope: f32,
+        out: &'a mut [f32],
+        accumulate: bool,
+    ) -> () {
+        for ((out, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
+            let g = if x > 0.0 { dy } else { slope * dy };
+            *out = if accumulate { *out + g } else { g };
+        }
     }
 }

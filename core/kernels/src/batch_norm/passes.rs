@@ -29,7 +29,7 @@ pub(super) fn normalise(
     for_each_plane(threads, plane, y, |p, y| {
         let c = p % channels;
         let (mean, scale) = (used[2 * c], used[2 * c + 1] * weight[c]);
-        vectorised(normalise_plane, (&x[p * plane..][..y.len()], mean, scale, bias[c], y));
+        normalise_plane(&x[p * plane..][..y.len()], mean, scale, bias[c], y);
     });
 }
 
@@ -46,7 +46,7 @@ pub(super) fn backward_input(
     for_each_plane(threads, plane, grad.data, |p, out| {
         let at = p * plane..p * plane + out.len();
         let terms = with.terms(p % with.weight.len());
-        vectorised(backward_plane, (&x[at.clone()], &dy[at], terms, out, accumulate));
+        backward_plane(&x[at.clone()], &dy[at], terms, out, accumulate);
     });
 }
 
@@ -65,10 +65,17 @@ fn for_each_plane(
     });
 }
 
-#[inline(always)]
-fn normalise_plane((x, mean, scale, bias, y): (&[f32], f32, f32, f32, &mut [f32])) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = (x - mean) * scale + bias;
+vectorised! {
+    fn normalise_plane<'a>(
+        x: &'a [f32],
+        mean: f32,
+        scale: f32,
+        bias: f32,
+        y: &'a mut [f32],
+    ) -> () {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = (x - mean) * scale + bias;
+        }
     }
 }
 
@@ -90,11 +97,18 @@ impl Coefficients<'_> {
     }
 }
 
-#[inline(always)]
-fn backward_plane((x, dy, terms, out, accumulate): (&[f32], &[f32], Terms, &mut [f32], bool)) {
-    let Terms { a, b, c, mean } = terms;
-    for ((out, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
-        let g = a * dy + b * (x - mean) + c;
-        *out = if accumulate { *out + g } else { g };
+vectorised! {
+    fn backward_plane<'a>(
+        x: &'a [f32],
+        dy: &'a [f32],
+        terms: Terms,
+        out: &'a mut [f32],
+        accumulate: bool,
+    ) -> () {
+        let Terms { a, b, c, mean } = terms;
+        for ((out, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
+            let g = a * dy + b * (x - mean) + c;
+            *out = if accumulate { *out + g } else { g };
+        }
     }
 }

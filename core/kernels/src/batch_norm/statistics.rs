@@ -40,7 +40,7 @@ pub(super) fn moments(threads: &Threads, x: &[f32], plane: usize, out: &mut [f32
     threads.for_each_chunk(out, 2, |c, out| {
         let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
         for block in sums::channel(x.len(), plane, channels, c) {
-            let (n, (block_mean, block_squares)) = (block.len() as f64, vectorised(block_moments, &x[block]));
+            let (n, (block_mean, block_squares)) = (block.len() as f64, block_moments(&x[block]));
             let (delta, total) = (block_mean - mean, count + n);
             mean += delta * n / total;
             squares += block_squares + delta * delta * count * n / total;
@@ -65,19 +65,22 @@ pub(super) fn gradient_sums(
         let (mut plain, mut weighted) = (0.0, 0.0);
         for block in sums::channel(x.len(), plane, channels, c) {
             let (x, dy) = (&x[block.clone()], &dy[block]);
-            plain += vectorised(sums::block, (dy, dy, |dy, _| dy));
-            weighted += vectorised(sums::block, (x, dy, |x: f32, dy: f32| (x - mean) * dy));
+            plain += sums::block_sum(dy, dy, |dy, _| dy);
+            weighted += sums::block_sum(x, dy, |x: f32, dy: f32| (x - mean) * dy);
         }
         out.copy_from_slice(&[plain as f32, (weighted * f64::from(inverse)) as f32]);
     });
 }
 
-#[inline(always)]
-fn block_moments(x: &[f32]) -> (f64, f64) {
-    let mean = sums::block((x, x, |x, _| x)) / x.len() as f64;
-    let near = mean as f32;
-    let squares = sums::block((x, x, |x, _| (x - near) * (x - near)));
-    // `near` is the mean rounded: the correction is the square of that rounding.
-    let off = mean - f64::from(near);
-    (mean, squares - off * off * x.len() as f64)
+vectorised! {
+    fn block_moments<'a>(
+        x: &'a [f32],
+    ) -> (f64, f64) {
+        let mean = sums::block(x, x, |x, _| x) / x.len() as f64;
+        let near = mean as f32;
+        let squares = sums::block(x, x, |x, _| (x - near) * (x - near));
+        // `near` is the mean rounded: the correction is the square of that rounding.
+        let off = mean - f64::from(near);
+        (mean, squares - off * off * x.len() as f64)
+    }
 }

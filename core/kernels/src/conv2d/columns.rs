@@ -58,7 +58,7 @@ impl<'a> Images<'a> {
 impl Panels for Images<'_> {
     fn pack(&self, rows: Range<usize>, depth: Range<usize>, width: usize, out: &mut [f32]) {
         let runs = Runs::new(self.geometry, rows, self.image_stride);
-        vectorised(pack, (&runs, depth, self.geometry, self.data(), width, out));
+        pack(&runs, depth, self.geometry, self.data(), width, out);
     }
 }
 
@@ -165,33 +165,39 @@ impl Iterator for Taps<'_> {
     }
 }
 
-#[inline(always)]
-fn pack(
-    (runs, depth, geometry, data, width, out): (&Runs, Range<usize>, &Geometry, &[f32], usize, &mut [f32]),
-) {
-    let taps = Taps::new(geometry, depth).zip(out.chunks_mut(width));
-    match (geometry.stride[1], runs.common_len()) {
-        (1, 64) => pack_runs::<64>(runs, taps, data),
-        (1, 32) => pack_runs::<32>(runs, taps, data),
-        (1, 16) => pack_runs::<16>(runs, taps, data),
-        (1, 8) => pack_runs::<8>(runs, taps, data),
-        (1, 4) => pack_runs::<4>(runs, taps, data),
-        (1, _) => {
-            for (tap, mut line) in taps {
-                for run in runs.get() {
-                    let (to, rest) = line.split_at_mut(run.len);
-                    to.copy_from_slice(&data[run.start + tap..][..run.len]);
-                    line = rest;
+vectorised! {
+    fn pack<'a>(
+        runs: &'a Runs,
+        depth: Range<usize>,
+        geometry: &'a Geometry,
+        data: &'a [f32],
+        width: usize,
+        out: &'a mut [f32],
+    ) -> () {
+        let taps = Taps::new(geometry, depth).zip(out.chunks_mut(width));
+        match (geometry.stride[1], runs.common_len()) {
+            (1, 64) => pack_runs::<64>(runs, taps, data),
+            (1, 32) => pack_runs::<32>(runs, taps, data),
+            (1, 16) => pack_runs::<16>(runs, taps, data),
+            (1, 8) => pack_runs::<8>(runs, taps, data),
+            (1, 4) => pack_runs::<4>(runs, taps, data),
+            (1, _) => {
+                for (tap, mut line) in taps {
+                    for run in runs.get() {
+                        let (to, rest) = line.split_at_mut(run.len);
+                        to.copy_from_slice(&data[run.start + tap..][..run.len]);
+                        line = rest;
+                    }
                 }
             }
-        }
-        (stride, _) => {
-            for (tap, mut line) in taps {
-                for run in runs.get() {
-                    let (to, rest) = line.split_at_mut(run.len);
-                    let from = data[run.start + tap..].iter().step_by(stride);
-                    to.iter_mut().zip(from).for_each(|(to, &x)| *to = x);
-                    line = rest;
+            (stride, _) => {
+                for (tap, mut line) in taps {
+                    for run in runs.get() {
+                        let (to, rest) = line.split_at_mut(run.len);
+                        let from = data[run.start + tap..].iter().step_by(stride);
+                        to.iter_mut().zip(from).for_each(|(to, &x)| *to = x);
+                        line = rest;
+                    }
                 }
             }
         }
@@ -225,23 +231,30 @@ pub(super) fn add_back(
 ) {
     for (i, row) in rows.clone().step_by(MAX_WIDTH).enumerate() {
         let runs = Runs::new(geometry, row..rows.end.min(row + MAX_WIDTH), image_stride);
-        vectorised(add_runs, (&runs, geometry, &columns[i * MAX_WIDTH..], pitch, images));
+        add_runs(&runs, geometry, &columns[i * MAX_WIDTH..], pitch, images);
     }
 }
 
-#[inline(always)]
-fn add_runs((runs, geometry, columns, pitch, images): (&Runs, &Geometry, &[f32], usize, &mut [f32])) {
-    let stride = geometry.stride[1];
-    for (tap, mut line) in Taps::new(geometry, 0..columns.len().div_ceil(pitch)).zip(columns.chunks(pitch)) {
-        for run in runs.get() {
-            let (from, rest) = line.split_at(run.len);
-            let to = &mut images[run.start + tap..];
-            if stride == 1 {
-                to.iter_mut().zip(from).for_each(|(to, &x)| *to += x);
-            } else {
-                to.iter_mut().step_by(stride).zip(from).for_each(|(to, &x)| *to += x);
+vectorised! {
+    fn add_runs<'a>(
+        runs: &'a Runs,
+        geometry: &'a Geometry,
+        columns: &'a [f32],
+        pitch: usize,
+        images: &'a mut [f32],
+    ) -> () {
+        let stride = geometry.stride[1];
+        for (tap, mut line) in Taps::new(geometry, 0..columns.len().div_ceil(pitch)).zip(columns.chunks(pitch)) {
+            for run in runs.get() {
+                let (from, rest) = line.split_at(run.len);
+                let to = &mut images[run.start + tap..];
+                if stride == 1 {
+                    to.iter_mut().zip(from).for_each(|(to, &x)| *to += x);
+                } else {
+                    to.iter_mut().step_by(stride).zip(from).for_each(|(to, &x)| *to += x);
+                }
+                line = rest;
             }
-            line = rest;
         }
     }
 }

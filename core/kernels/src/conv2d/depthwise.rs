@@ -26,7 +26,7 @@ pub(super) fn forward(
                 Start::Keep => {}
             }
             let kernel = &weight[channel * taps..][..taps];
-            vectorised(forward_plane, (geometry, &*padded.data, kernel, y));
+            forward_plane(geometry, &*padded.data, kernel, y);
         }
     });
 }
@@ -48,7 +48,7 @@ pub(super) fn backward_input(
         for (m, dy) in dy[input * multiplier * plane..].chunks(plane).take(multiplier).enumerate() {
             let channel = input % geometry.groups * multiplier + m;
             let kernel = &weight[channel * taps..][..taps];
-            vectorised(backward_plane, (geometry, &mut *padded.data, kernel, dy));
+            backward_plane(geometry, &mut *padded.data, kernel, dy);
         }
         for (to, from) in dx.chunks_mut(w).zip(padded.data[top * width..].chunks(width)) {
             let from = &from[left..left + w];
@@ -71,7 +71,7 @@ pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32],
             let padded = Padded::new(threads, geometry, &x[input * geometry.input_plane()..]);
             let planes = dy[input * multiplier * plane..].chunks(plane);
             for (dw, dy) in dw.chunks_mut(taps).zip(planes) {
-                vectorised(weight_plane, (geometry, &*padded.data, dw, dy));
+                weight_plane(geometry, &*padded.data, dw, dy);
             }
         }
     });
@@ -107,47 +107,65 @@ fn for_each_row(geometry: &Geometry, mut job: impl FnMut(usize, usize, usize)) {
     }
 }
 
-#[inline(always)]
-fn forward_plane((geometry, padded, kernel, out): (&Geometry, &[f32], &[f32], &mut [f32])) {
-    let (ow, stride) = (geometry.output[1], geometry.stride[1]);
-    for_each_row(geometry, |tap, y, start| {
-        let (to, from, weight) = (&mut out[y * ow..][..ow], &padded[start..], kernel[tap]);
-        if stride == 1 {
-            to.iter_mut().zip(from).for_each(|(y, &x)| *y += weight * x);
-        } else {
-            to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(y, &x)| *y += weight * x);
-        }
-    });
+vectorised! {
+    fn forward_plane<'a>(
+        geometry: &'a Geometry,
+        padded: &'a [f32],
+        kernel: &'a [f32],
+        out: &'a mut [f32],
+    ) -> () {
+        let (ow, stride) = (geometry.output[1], geometry.stride[1]);
+        for_each_row(geometry, |tap, y, start| {
+            let (to, from, weight) = (&mut out[y * ow..][..ow], &padded[start..], kernel[tap]);
+            if stride == 1 {
+                to.iter_mut().zip(from).for_each(|(y, &x)| *y += weight * x);
+            } else {
+                to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(y, &x)| *y += weight * x);
+            }
+        });
+    }
 }
 
-#[inline(always)]
-fn backward_plane((geometry, padded, kernel, dy): (&Geometry, &mut [f32], &[f32], &[f32])) {
-    let (ow, stride) = (geometry.output[1], geometry.stride[1]);
-    for_each_row(geometry, |tap, y, start| {
-        let (to, from, weight) = (&mut padded[start..], &dy[y * ow..][..ow], kernel[tap]);
-        if stride == 1 {
-            to.iter_mut().zip(from).for_each(|(dx, &dy)| *dx += weight * dy);
-        } else {
-            to.iter_mut().step_by(stride).zip(from).for_each(|(dx, &dy)| *dx += weight * dy);
-        }
-    });
+vectorised! {
+    fn backward_plane<'a>(
+        geometry: &'a Geometry,
+        padded: &'a mut [f32],
+        kernel: &'a [f32],
+        dy: &'a [f32],
+    ) -> () {
+        let (ow, stride) = (geometry.output[1], geometry.stride[1]);
+        for_each_row(geometry, |tap, y, start| {
+            let (to, from, weight) = (&mut padded[start..], &dy[y * ow..][..ow], kernel[tap]);
+            if stride == 1 {
+                to.iter_mut().zip(from).for_each(|(dx, &dy)| *dx += weight * dy);
+            } else {
+                to.iter_mut().step_by(stride).zip(from).for_each(|(dx, &dy)| *dx += weight * dy);
+            }
+        });
+    }
 }
 
-#[inline(always)]
-fn weight_plane((geometry, padded, dw, dy): (&Geometry, &[f32], &mut [f32], &[f32])) {
-    const LANES: usize = 16;
-    let (ow, stride) = (geometry.output[1], geometry.stride[1]);
-    for (tap, dw) in dw.iter_mut().enumerate() {
-        let mut lanes = [0.0f32; LANES];
-        for y in 0..geometry.output[0] {
-            let (dy, x) = (&dy[y * ow..][..ow], &padded[geometry.tap(tap, y)..]);
-            for (i, dy) in dy.chunks(LANES).enumerate() {
-                let x = x[i * LANES * stride..].iter().step_by(stride);
-                for ((lane, &dy), &x) in lanes.iter_mut().zip(dy).zip(x) {
-                    *lane += dy * x;
+vectorised! {
+    fn weight_plane<'a>(
+        geometry: &'a Geometry,
+        padded: &'a [f32],
+        dw: &'a mut [f32],
+        dy: &'a [f32],
+    ) -> () {
+        const LANES: usize = 16;
+        let (ow, stride) = (geometry.output[1], geometry.stride[1]);
+        for (tap, dw) in dw.iter_mut().enumerate() {
+            let mut lanes = [0.0f32; LANES];
+            for y in 0..geometry.output[0] {
+                let (dy, x) = (&dy[y * ow..][..ow], &padded[geometry.tap(tap, y)..]);
+                for (i, dy) in dy.chunks(LANES).enumerate() {
+                    let x = x[i * LANES * stride..].iter().step_by(stride);
+                    for ((lane, &dy), &x) in lanes.iter_mut().zip(dy).zip(x) {
+                        *lane += dy * x;
+                    }
                 }
             }
+            *dw += lanes.iter().sum::<f32>();
         }
-        *dw += lanes.iter().sum::<f32>();
     }
 }

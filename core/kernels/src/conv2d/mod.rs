@@ -20,7 +20,6 @@ use tensor::{Shape, ShapeError};
 
 use self::forward::Start;
 use self::geometry::Geometry;
-use crate::simd::vectorised;
 use crate::{Backward, Forward, Operator, ParamSpec, Threads, check, sums};
 
 /// 2-D convolution: any kernel size, stride, zero padding, dilation and groups, with or without bias.
@@ -155,7 +154,7 @@ fn backward_bias(threads: &Threads, dy: &[f32], plane: usize, db: &mut [f32]) {
     let channels = db.len();
     threads.for_each_chunk(db, 1, |c, db| {
         let blocks = sums::channel(dy.len(), plane, channels, c);
-        let sum: f64 = blocks.map(|b| vectorised(sums::block, (&dy[b.clone()], &dy[b], |dy, _| dy))).sum();
+        let sum: f64 = blocks.map(|b| sums::block_sum(&dy[b.clone()], &dy[b], |dy, _| dy)).sum();
         db[0] = sum as f32;
     });
 }

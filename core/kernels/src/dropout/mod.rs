@@ -36,7 +36,7 @@ impl Operator for Dropout {
         let mask = Mask::new(self.probability, seed);
         pass.threads.for_each_chunk(pass.output.data, PART, |part, out| {
             let start = part * PART;
-            vectorised(apply, (mask, start, &x[start..][..out.len()], out, false));
+            apply(mask, start, &x[start..][..out.len()], out, false);
         });
     }
 
@@ -49,7 +49,7 @@ impl Operator for Dropout {
         let (mask, accumulate) = (Mask::new(self.probability, seed), grad.accumulate);
         pass.threads.for_each_chunk(grad.data, PART, |part, out| {
             let start = part * PART;
-            vectorised(apply, (mask, start, &dy[start..][..out.len()], out, accumulate));
+            apply(mask, start, &dy[start..][..out.len()], out, accumulate);
         });
     }
 }
@@ -85,11 +85,18 @@ fn mix(x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-#[inline(always)]
-fn apply((mask, start, source, out, accumulate): (Mask, usize, &[f32], &mut [f32], bool)) {
-    for (i, (out, &x)) in out.iter_mut().zip(source).enumerate() {
-        let kept = x * mask.factor(start + i);
-        *out = if accumulate { *out + kept } else { kept };
+vectorised! {
+    fn apply<'a>(
+        mask: Mask,
+        start: usize,
+        source: &'a [f32],
+        out: &'a mut [f32],
+        accumulate: bool,
+    ) -> () {
+        for (i, (out, &x)) in out.iter_mut().zip(source).enumerate() {
+            let kept = x * mask.factor(start + i);
+            *out = if accumulate { *out + kept } else { kept };
+        }
     }
 }
 

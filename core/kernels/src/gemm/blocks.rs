@@ -132,7 +132,7 @@ impl Panels for Matrix<'_> {
         } else {
             let from = self.data.get(at(rows.start, depth.start)..).unwrap_or_default();
             let strides = [self.row_stride, self.col_stride];
-            vectorised(transpose, (from, strides, [count, depth.len()], width, out));
+            transpose(from, strides, [count, depth.len()], width, out);
         }
     }
 }
@@ -140,22 +140,28 @@ impl Panels for Matrix<'_> {
 /// Side of the blocks that are transposed in registers.
 const BLOCK: usize = 16;
 
-/// `out[k·width + r] = from[r·strides[0] + k·strides[1]]`.
-#[inline(always)]
-fn transpose(
-    (from, strides, [rows, depth], width, out): (&[f32], [usize; 2], [usize; 2], usize, &mut [f32]),
-) {
-    for (strip, k) in out.chunks_mut(BLOCK * width).zip((0..depth).step_by(BLOCK)) {
-        let steps = BLOCK.min(depth - k);
-        for r in (0..rows).step_by(BLOCK) {
-            let count = BLOCK.min(rows - r);
-            if strides[1] == 1 && steps == BLOCK && count == BLOCK {
-                transpose_block(&from[r * strides[0] + k..], strides[0], &mut strip[r..], width);
-                continue;
-            }
-            for (line, k) in strip.chunks_mut(width).zip(k..k + steps) {
-                for (i, to) in line[r..r + count].iter_mut().enumerate() {
-                    *to = from[(r + i) * strides[0] + k * strides[1]];
+vectorised! {
+    /// `out[k·width + r] = from[r·strides[0] + k·strides[1]]`.
+    fn transpose<'a>(
+        from: &'a [f32],
+        strides: [usize; 2],
+        sizes: [usize; 2],
+        width: usize,
+        out: &'a mut [f32],
+    ) -> () {
+        let [rows, depth] = sizes;
+        for (strip, k) in out.chunks_mut(BLOCK * width).zip((0..depth).step_by(BLOCK)) {
+            let steps = BLOCK.min(depth - k);
+            for r in (0..rows).step_by(BLOCK) {
+                let count = BLOCK.min(rows - r);
+                if strides[1] == 1 && steps == BLOCK && count == BLOCK {
+                    transpose_block(&from[r * strides[0] + k..], strides[0], &mut strip[r..], width);
+                    continue;
+                }
+                for (line, k) in strip.chunks_mut(width).zip(k..k + steps) {
+                    for (i, to) in line[r..r + count].iter_mut().enumerate() {
+                        *to = from[(r + i) * strides[0] + k * strides[1]];
+                    }
                 }
             }
         }

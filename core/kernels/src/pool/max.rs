@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
 use super::{Plane, infer_windows, window};
+use crate::simd::vectorised;
 use crate::{Backward, Forward, Operator, SavedLen, check};
 
 /// Maximum over each window; of equal maxima, the first in row-major order gets the gradient.
@@ -47,7 +48,7 @@ impl Operator for MaxPool2d {
         pass.threads.for_each_item(parts, |(n, (output, indices))| {
             let planes = output.chunks_mut(len).zip(indices.chunks_mut(len));
             let inputs = x[n * (x.len() / images)..].chunks(plane.input_len());
-            planes.zip(inputs).for_each(|((out, indices), x)| self.plane(plane, x, out, indices));
+            planes.zip(inputs).for_each(|((out, indices), x)| maxima(self, plane, x, out, indices));
         });
     }
 
@@ -68,25 +69,78 @@ impl Operator for MaxPool2d {
     }
 }
 
-impl MaxPool2d {
-    fn plane(&self, plane: Plane, x: &[f32], out: &mut [f32], indices: &mut [u32]) {
+/// Outputs made at a time.
+const LANES: usize = 8;
+
+vectorised! {
+    /// Maxima of one plane and where they are.
+    fn maxima<'a>(
+        op: &'a MaxPool2d,
+        plane: Plane,
+        x: &'a [f32],
+        out: &'a mut [f32],
+        indices: &'a mut [u32],
+    ) -> () {
         let ([h, w], [_, ow]) = (plane.input, plane.output);
-        let rows = out.chunks_mut(ow).zip(indices.chunks_mut(ow));
-        for (oy, (out, indices)) in rows.enumerate() {
-            let ys = window(oy, self.kernel[0], self.stride[0], self.padding[0], h);
-            for (ox, (out, index)) in out.iter_mut().zip(indices).enumerate() {
-                let xs = window(ox, self.kernel[1], self.stride[1], self.padding[1], w);
-                let mut best = (f32::NEG_INFINITY, ys.start * w + xs.start);
-                for y in ys.clone() {
-                    for (i, &v) in x[y * w..][xs.clone()].iter().enumerate() {
-                        if v > best.0 || v.is_nan() {
-                            best = (v, y * w + xs.start + i);
-                        }
-                    }
-                }
-                *out = best.0;
-                *index = best.1 as u32;
+        for (oy, (out, indices)) in out.chunks_mut(ow).zip(indices.chunks_mut(ow)).enumerate() {
+            let ys = window(oy, op.kernel[0], op.stride[0], op.padding[0], h);
+            let rows = Rows { x: &x[ys.start * w..ys.end * w], width: w, first: ys.start * w };
+            for (block, (out, indices)) in out.chunks_mut(LANES).zip(indices.chunks_mut(LANES)).enumerate() {
+                let (best, index) = rows.maxima(op, block * LANES);
+                out.copy_from_slice(&best[..out.len()]);
+                indices.copy_from_slice(&index[..indices.len()]);
             }
         }
+    }
+}
+
+/// The rows that the windows of one output row cover.
+struct Rows<'a> {
+    x: &'a [f32],
+    width: usize,
+    /// Position of the first element in the plane.
+    first: usize,
+}
+
+impl Rows<'_> {
+    /// Maxima of [`LANES`] windows from output `start` on. Windows beyond the end give something.
+    ///
+    /// Elements are compared in row-major order within every window, so the first of equal maxima stays.
+    #[inline(always)]
+    fn maxima(&self, op: &MaxPool2d, start: usize) -> ([f32; LANES], [u32; LANES]) {
+        let column = |lane: usize| (start + lane) * op.stride[1];
+        let mut best = [f32::NEG_INFINITY; LANES];
+        let mut index: [u32; LANES] =
+            std::array::from_fn(|lane| (self.first + column(lane).saturating_sub(op.padding[1])) as u32);
+        for (y, row) in self.x.chunks(self.width).enumerate() {
+            for j in 0..op.kernel[1] {
+                let from = (start * op.stride[1] + j).wrapping_sub(op.padding[1]);
+                let x = lanes(row, from, op.stride[1]);
+                let position = (self.first + y * self.width).wrapping_add(from) as u32;
+                for lane in 0..LANES {
+                    let larger = (x[lane] > best[lane]) | x[lane].is_nan();
+                    let position = position.wrapping_add((lane * op.stride[1]) as u32);
+                    best[lane] = if larger { x[lane] } else { best[lane] };
+                    index[lane] = if larger { position } else { index[lane] };
+                }
+            }
+        }
+        (best, index)
+    }
+}
+
+/// Every `stride`-th element from `from` on (which may have wrapped below 0); −∞, which never wins, off the row.
+#[inline(always)]
+fn lanes(row: &[f32], from: usize, stride: usize) -> [f32; LANES] {
+    let inside = row.get(from..).unwrap_or_default();
+    match stride {
+        1 if inside.len() >= LANES => std::array::from_fn(|lane| inside[lane]),
+        2 if inside.len() >= 2 * LANES - 1 => {
+            let pairs: &[f32; 2 * LANES - 1] = inside.first_chunk().expect("the length was compared");
+            std::array::from_fn(|lane| pairs[2 * lane])
+        }
+        _ => std::array::from_fn(|lane| {
+            row.get(from.wrapping_add(lane * stride)).copied().unwrap_or(f32::NEG_INFINITY)
+        }),
     }
 }
