@@ -50,14 +50,17 @@ fn main() {
 }
 
 fn products() {
-    println!("\n{:<28}{:>10}", "product m, n, k", "GFLOP/s");
+    println!("\n{:<28}{:>10}{:>10}", "product m, n, k", "GFLOP/s", "b^T");
     for [m, n, k] in [[512, 512, 512], [64, 1024, 576], [32, 4096, 4096], [1, 1000, 512]] {
         let threads = Threads::new(1);
         let (a, b) = (random(&[m, k]), random(&[k, n]));
         let mut c = vec![0.0; m * n];
-        let (a, b) = (Matrix::new(a.data(), m, k), Matrix::new(b.data(), k, n));
-        let time = best(|| gemm::multiply(&threads, 1.0, a, b, 0.0, black_box(&mut c)));
-        println!("{:<28}{:>10.1}", format!("{m}, {n}, {k}"), rate(2 * m * n * k, time));
+        let a = Matrix::new(a.data(), m, k);
+        // As it lies in memory, and as the transposed weight of a linear layer.
+        let rates = [Matrix::new(b.data(), k, n), Matrix::new(b.data(), n, k).transposed()].map(|b| {
+            rate(2 * m * n * k, best(|| gemm::multiply(&threads, 1.0, a, b, 0.0, black_box(&mut c))))
+        });
+        println!("{:<28}{:>10.1}{:>10.1}", format!("{m}, {n}, {k}"), rates[0], rates[1]);
     }
 }
 

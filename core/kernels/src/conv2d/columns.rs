@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::geometry::Geometry;
 use crate::Threads;
-use crate::gemm::{MAX_WIDTH, Panels};
+use crate::gemm::{MAX_WIDTH, Panels, ROWS_STRIP};
 use crate::simd::vectorised;
 use crate::threads::ScratchGuard;
 
@@ -59,6 +59,10 @@ impl Panels for Images<'_> {
     fn pack(&self, rows: Range<usize>, depth: Range<usize>, width: usize, out: &mut [f32]) {
         let runs = Runs::new(self.geometry, rows, self.image_stride);
         pack(&runs, depth, self.geometry, self.data(), width, out);
+    }
+
+    fn strip(&self) -> usize {
+        if self.geometry.taps() == 1 { ROWS_STRIP } else { usize::MAX }
     }
 }
 

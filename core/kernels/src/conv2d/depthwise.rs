@@ -26,7 +26,7 @@ pub(super) fn forward(
                 Start::Keep => {}
             }
             let kernel = &weight[channel * taps..][..taps];
-            forward_plane(geometry, &*padded.data, kernel, y);
+            forward_plane(geometry, &padded.data, kernel, y);
         }
     });
 }
@@ -48,7 +48,7 @@ pub(super) fn backward_input(
         for (m, dy) in dy[input * multiplier * plane..].chunks(plane).take(multiplier).enumerate() {
             let channel = input % geometry.groups * multiplier + m;
             let kernel = &weight[channel * taps..][..taps];
-            backward_plane(geometry, &mut *padded.data, kernel, dy);
+            backward_plane(geometry, &mut padded.data, kernel, dy);
         }
         for (to, from) in dx.chunks_mut(w).zip(padded.data[top * width..].chunks(width)) {
             let from = &from[left..left + w];
@@ -71,7 +71,7 @@ pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32],
             let padded = Padded::new(threads, geometry, &x[input * geometry.input_plane()..]);
             let planes = dy[input * multiplier * plane..].chunks(plane);
             for (dw, dy) in dw.chunks_mut(taps).zip(planes) {
-                weight_plane(geometry, &*padded.data, dw, dy);
+                weight_plane(geometry, &padded.data, dw, dy);
             }
         }
     });

@@ -17,7 +17,14 @@ pub(crate) trait Panels {
     /// Writes rows `rows` (at most `width`) at depths `depth` into `out`: row `r` at depth `k` goes to
     /// `out[(k − depth.start)·width + r − rows.start]`. The rest of `out` is not used.
     fn pack(&self, rows: Range<usize>, depth: Range<usize>, width: usize, out: &mut [f32]);
+
+    /// How many depths to pack for all panels before the next ones: few where each is a row far from the last, so that
+    /// a memory page is read to its end.
+    fn strip(&self) -> usize;
 }
+
+/// [`Panels::strip`] for rows that are copied.
+pub(crate) const ROWS_STRIP: usize = 16;
 
 /// Where a product goes: `data[place(r) + c·col_stride]`, for each panel's first row `r`; its other rows follow at
 /// `row_stride`. What is there is multiplied by `keep` first.
@@ -68,13 +75,22 @@ pub(crate) fn multiply<F: Fn(usize) -> usize>(
         let keep = out.keep;
         for k in (0..depth).step_by(depth_step) {
             let slab = k..depth.min(k + depth_step);
-            for (panel, row) in scratch.chunks_mut(slab.len() * width).zip(tile.clone().step_by(width)) {
-                left.pack(row..tile.end.min(row + width), slab.clone(), width, panel);
-            }
+            pack_tile(left, tile.clone(), slab.clone(), width, scratch);
             multiply_packed(kernel, scratch, tile.clone(), right.row_range(slab), scale, &mut out);
             out.keep = 1.0;
         }
         out.keep = keep;
+    }
+}
+
+fn pack_tile(left: &impl Panels, rows: Range<usize>, slab: Range<usize>, width: usize, scratch: &mut [f32]) {
+    for k in slab.clone().step_by(left.strip()) {
+        let depth = k..slab.end.min(k.saturating_add(left.strip()));
+        let panels = scratch.chunks_mut(slab.len() * width).zip(rows.clone().step_by(width));
+        for (panel, row) in panels {
+            let out = &mut panel[(k - slab.start) * width..];
+            left.pack(row..rows.end.min(row + width), depth.clone(), width, out);
+        }
     }
 }
 
@@ -134,6 +150,10 @@ impl Panels for Matrix<'_> {
             let strides = [self.row_stride, self.col_stride];
             transpose(from, strides, [count, depth.len()], width, out);
         }
+    }
+
+    fn strip(&self) -> usize {
+        if self.row_stride == 1 { ROWS_STRIP } else { usize::MAX }
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) mod twin;
 use std::ops::Range;
 
 pub(crate) use blocks::multiply as multiply_panels;
-pub(crate) use blocks::{Output, Panels, multiply_packed, scratch_len, tile_rows};
+pub(crate) use blocks::{Output, Panels, ROWS_STRIP, multiply_packed, scratch_len, tile_rows};
 pub(crate) use kernel::{Kernel, MAX_WIDTH};
 
 use crate::Threads;
@@ -50,11 +50,27 @@ pub fn multiply(threads: &Threads, scale: f32, a: Matrix<'_>, b: Matrix<'_>, kee
     if c.is_empty() {
         return;
     }
-    let kernel = Kernel::detected();
-    // The kernel writes along panels: those are columns of `b`, and rows of `c` are divided among threads.
-    let (panels, n) = (b.transposed(), b.cols);
-    let work = a.rows.saturating_mul(n).saturating_mul(a.cols.max(1));
+    let work = a.rows.saturating_mul(b.cols).saturating_mul(a.cols.max(1));
     let parts = if work < WORTH_DIVIDING { 1 } else { threads.count() };
+    // The kernel writes along panels. Those are columns of `b`, except where `b` would have to be transposed for a few
+    // rows of `a`: there `b` is read in place, once, and the product is made transposed.
+    if b.row_stride == 1 && a.rows <= MAX_WIDTH && 4 * a.rows <= b.cols {
+        by_rows(threads, parts, scale, a, b, keep, c);
+    } else {
+        by_columns(threads, parts, scale, a, b, keep, c);
+    }
+}
+
+fn by_columns(
+    threads: &Threads,
+    parts: usize,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    keep: f32,
+    c: &mut [f32],
+) {
+    let (kernel, panels, n) = (Kernel::detected(), b.transposed(), b.cols);
     let rows = a.rows.div_ceil(parts).next_multiple_of(kernel.cols());
     threads.for_each_chunk(c, rows * n, |part, chunk| {
         let right = a.row_range(part * rows..part * rows + chunk.len() / n).transposed();
@@ -62,6 +78,31 @@ pub fn multiply(threads: &Threads, scale: f32, a: Matrix<'_>, b: Matrix<'_>, kee
         let mut scratch = threads.scratch(scratch_len(kernel, n, a.cols));
         multiply_panels(kernel, &panels, 0..n, right, scale, out, &mut scratch);
     });
+}
+
+fn by_rows(
+    threads: &Threads,
+    parts: usize,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    keep: f32,
+    c: &mut [f32],
+) {
+    let (kernel, m, n) = (Kernel::detected(), a.rows, b.cols);
+    let columns = n.div_ceil(parts).next_multiple_of(kernel.cols());
+    let mut transposed = threads.scratch(n * m);
+    threads.for_each_chunk(&mut transposed, columns * m, |part, chunk| {
+        let right = b.columns(part * columns..part * columns + chunk.len() / m);
+        let out = Output { data: chunk, row_stride: 1, col_stride: m, place: |r| r, keep: 0.0 };
+        let mut scratch = threads.scratch(scratch_len(kernel, m, a.cols));
+        multiply_panels(kernel, &a, 0..m, right, scale, out, &mut scratch);
+    });
+    for (row, c) in c.chunks_mut(n).enumerate() {
+        for (c, &x) in c.iter_mut().zip(transposed[row..].iter().step_by(m)) {
+            *c = if keep == 0.0 { x } else { keep * *c + x };
+        }
+    }
 }
 
 impl<'a> Matrix<'a> {
