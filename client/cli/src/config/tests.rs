@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const SMALL: &str =
@@ -126,5 +128,22 @@ fn shapes_and_augmentations() {
     assert_eq!(parse_augment(&words), Ok(engine::Augment { flip: true, crop: 4 }));
     for wrong in ["flop", "crop", "crop0", "crop-1", "crop65"] {
         assert_eq!(parse_augment(&[wrong.to_owned()]), Err(wrong));
+    }
+}
+
+/// Some RUN.toml that is nearly right: known words, brackets and numbers in any order.
+fn nearly_toml() -> impl Strategy<Value = String> {
+    let words = "\\[model\\]|\\[train\\]|\\[flow\\]|\\[privacy\\]|epochs|kind|rank|epsilon|preset|architecture|=|\"delta\"|\"paper-cifar\"|\\{|\\}|\\[|\\]|,|\"|nan|-1|1e400|0x7fffffffffffffff|\n|\\PC";
+    proptest::collection::vec(proptest::string::string_regex(words).expect("a regular expression"), 0..40)
+        .prop_map(|words| words.join(" "))
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_explained(text in nearly_toml(), behind: bool) {
+        let text = if behind { format!("{SMALL}{text}") } else { text };
+        if let Err(error) = Loaded::parse(&text, Path::new("RUN.toml")) {
+            prop_assert!(error.to_string().starts_with("RUN.toml"));
+        }
     }
 }

@@ -1,0 +1,9 @@
+//! Model files.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = model::file::decode(bytes);
+});
