@@ -97,12 +97,17 @@ impl<'a> Padded<'a> {
     }
 }
 
-/// Calls `job(tap, output row, start of the first window's element)`.
+/// Products summed side by side in the weight's gradient.
+const LANES: usize = 16;
+
+/// Calls `job(tap, start)` for each tap: where in a padded plane the tap of the first window of output row `y` lies.
 #[inline(always)]
-fn for_each_row(geometry: &Geometry, mut job: impl FnMut(usize, usize, usize)) {
-    for y in 0..geometry.output[0] {
-        for tap in 0..geometry.taps() {
-            job(tap, y, geometry.tap(tap, y));
+fn for_each_tap(geometry: &Geometry, y: usize, mut job: impl FnMut(usize, usize)) {
+    let (width, [rows, columns]) = (geometry.padded()[1], geometry.kernel);
+    for i in 0..rows {
+        let row = (y * geometry.stride[0] + i * geometry.dilation[0]) * width;
+        for j in 0..columns {
+            job(i * columns + j, row + j * geometry.dilation[1]);
         }
     }
 }
@@ -115,14 +120,16 @@ vectorised! {
         out: &'a mut [f32],
     ) -> () {
         let (ow, stride) = (geometry.output[1], geometry.stride[1]);
-        for_each_row(geometry, |tap, y, start| {
-            let (to, from, weight) = (&mut out[y * ow..][..ow], &padded[start..], kernel[tap]);
-            if stride == 1 {
-                to.iter_mut().zip(from).for_each(|(y, &x)| *y += weight * x);
-            } else {
-                to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(y, &x)| *y += weight * x);
-            }
-        });
+        for (y, out) in out.chunks_mut(ow).enumerate() {
+            for_each_tap(geometry, y, |tap, start| {
+                let (from, weight) = (&padded[start..], kernel[tap]);
+                if stride == 1 {
+                    out.iter_mut().zip(from).for_each(|(y, &x)| *y += weight * x);
+                } else {
+                    out.iter_mut().zip(from.iter().step_by(stride)).for_each(|(y, &x)| *y += weight * x);
+                }
+            });
+        }
     }
 }
 
@@ -134,14 +141,16 @@ vectorised! {
         dy: &'a [f32],
     ) -> () {
         let (ow, stride) = (geometry.output[1], geometry.stride[1]);
-        for_each_row(geometry, |tap, y, start| {
-            let (to, from, weight) = (&mut padded[start..], &dy[y * ow..][..ow], kernel[tap]);
-            if stride == 1 {
-                to.iter_mut().zip(from).for_each(|(dx, &dy)| *dx += weight * dy);
-            } else {
-                to.iter_mut().step_by(stride).zip(from).for_each(|(dx, &dy)| *dx += weight * dy);
-            }
-        });
+        for (y, dy) in dy.chunks(ow).take(geometry.output[0]).enumerate() {
+            for_each_tap(geometry, y, |tap, start| {
+                let (to, weight) = (&mut padded[start..], kernel[tap]);
+                if stride == 1 {
+                    to.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += weight * dy);
+                } else {
+                    to.iter_mut().step_by(stride).zip(dy).for_each(|(dx, &dy)| *dx += weight * dy);
+                }
+            });
+        }
     }
 }
 
@@ -152,20 +161,18 @@ vectorised! {
         dw: &'a mut [f32],
         dy: &'a [f32],
     ) -> () {
-        const LANES: usize = 16;
         let (ow, stride) = (geometry.output[1], geometry.stride[1]);
-        for (tap, dw) in dw.iter_mut().enumerate() {
-            let mut lanes = [0.0f32; LANES];
-            for y in 0..geometry.output[0] {
-                let (dy, x) = (&dy[y * ow..][..ow], &padded[geometry.tap(tap, y)..]);
-                for (i, dy) in dy.chunks(LANES).enumerate() {
-                    let x = x[i * LANES * stride..].iter().step_by(stride);
-                    for ((lane, &dy), &x) in lanes.iter_mut().zip(dy).zip(x) {
-                        *lane += dy * x;
-                    }
+        for (y, dy) in dy.chunks(ow).take(geometry.output[0]).enumerate() {
+            for_each_tap(geometry, y, |tap, start| {
+                let (whole, rest) = if stride == 1 { dy.as_chunks::<LANES>() } else { (&[][..], dy) };
+                let mut lanes = [0.0f32; LANES];
+                for (dy, x) in whole.iter().zip(padded[start..].as_chunks::<LANES>().0) {
+                    lanes.iter_mut().zip(dy.iter().zip(x)).for_each(|(lane, (dy, x))| *lane += dy * x);
                 }
-            }
-            *dw += lanes.iter().sum::<f32>();
+                let x = padded[start + whole.len() * LANES..].iter().step_by(stride);
+                let tail: f32 = rest.iter().zip(x).map(|(dy, x)| dy * x).sum();
+                dw[tap] += lanes.iter().sum::<f32>() + tail;
+            });
         }
     }
 }

@@ -103,12 +103,6 @@ impl Geometry {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Where in a padded plane tap `tap` of the first window of output row `y` lies.
-    pub(super) fn tap(&self, tap: usize, y: usize) -> usize {
-        let (i, j) = (tap / self.kernel[1], tap % self.kernel[1]);
-        (y * self.stride[0] + i * self.dilation[0]) * self.padded()[1] + j * self.dilation[1]
-    }
-
     /// Depth of the columns: `C·KH·KW`.
     pub(super) fn depth(&self) -> usize {
         self.inputs * self.taps()
