@@ -6,7 +6,7 @@
 /// The body is a plain loop: only what is inlined into it (closures as small as `f` below, functions marked
 /// `#[inline(always)]`) is compiled that way. All borrows share the one lifetime.
 ///
-/// ```ignore
+/// ```text
 /// vectorised! {
 ///     /// `y[i] = f(x[i])`.
 ///     fn map<'a, F: Fn(f32) -> f32>(x: &'a [f32], y: &'a mut [f32], f: &'a F) -> () {

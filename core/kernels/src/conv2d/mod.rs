@@ -1,7 +1,7 @@
 //! 2-D convolution (cross-correlation).
 //!
-//! A product of matrices whose left operand, the columns, is made panel by panel on the fly ([`columns`]); depthwise
-//! convolutions are direct loops ([`depthwise`]). No result depends on the number of threads.
+//! A product of matrices whose left operand, the columns, is made panel by panel on the fly (`columns`); depthwise
+//! convolutions are direct loops (`depthwise`). No result depends on the number of threads.
 
 mod backward_input;
 mod backward_weight;

@@ -191,8 +191,8 @@ vectorised! {
 #[inline(always)]
 fn transpose_block(from: &[f32], stride: usize, to: &mut [f32], width: usize) {
     let mut block = [[0.0; BLOCK]; BLOCK];
-    for (row, from) in block.iter_mut().zip(from.chunks(stride)) {
-        row.copy_from_slice(&from[..BLOCK]);
+    for (r, row) in block.iter_mut().enumerate() {
+        row.copy_from_slice(&from[r * stride..][..BLOCK]);
     }
     for (k, line) in to.chunks_mut(width).take(BLOCK).enumerate() {
         for (to, row) in line[..BLOCK].iter_mut().zip(&block) {

@@ -1,8 +1,8 @@
 //! The one matrix product, behind one small interface; the only `unsafe` of the enclave.
 //!
 //! Micro-kernels come from the crate `gemm-f32`, chosen at run time ([`instruction_set`]); blocking and packing are
-//! ours, with fixed block sizes and scratch memory from [`Threads`]. That crate's own blocking was measured and left
-//! aside: with its feature `std` it reads `/sys` and may start `lscpu`, without it it falls back to scalar code (no
+//! ours, with fixed block sizes and scratch memory from [`Threads`]. That crate's own blocking is left aside:
+//! with its feature `std` it reads `/sys` and may start `lscpu`, without it it falls back to scalar code (no
 //! detection of instructions), and it allocates in every call.
 
 mod blocks;

@@ -91,6 +91,28 @@ fn the_same_for_any_number_of_threads() {
     assert_eq!(run(1), run(3));
 }
 
+/// Rows that overlap (a sliding window), and one row many times.
+#[test]
+fn strides_may_be_smaller_than_a_row() {
+    let data = random(&[200], 1);
+    for row_stride in [0, 1, 3] {
+        let a: Vec<f32> = (0..20 * 40).map(|i| data.data()[i / 40 * row_stride + i % 40]).collect();
+        let b = random(&[40, 30], 2);
+        let expected = twin::multiply([20, 30, 40], 1.0, &a, b.data(), 0.0, &[]);
+        let window = Matrix::strided(data.data(), [20, 40], [row_stride, 1]);
+        let mut found = vec![f32::NAN; 20 * 30];
+        multiply(&Threads::new(1), 1.0, window, Matrix::new(b.data(), 40, 30), 0.0, &mut found);
+        assert_close("window on the left", &found, &expected, ROUNDING);
+
+        // The same product transposed packs the windows.
+        let mut found = vec![f32::NAN; 30 * 20];
+        let b = Matrix::new(b.data(), 40, 30).transposed();
+        multiply(&Threads::new(1), 1.0, b, window.transposed(), 0.0, &mut found);
+        let expected: Vec<f32> = (0..600).map(|i| expected[i % 20 * 30 + i / 20]).collect();
+        assert_close("window on the right", &found, &expected, ROUNDING);
+    }
+}
+
 #[test]
 #[should_panic(expected = "does not fit 5 elements")]
 fn refuses_strides_beyond_the_slice() {
