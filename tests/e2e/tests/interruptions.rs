@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use asymflow_e2e::{Running, Sandbox, tiny};
+use asymflow_e2e::{Finished, Running, Sandbox, tiny};
 use rustix::process::Signal;
 
 /// Weights of a run, as bytes.
@@ -75,25 +75,57 @@ fn killed_at_any_moment_it_goes_on_with_the_same_weights() {
     assert_eq!(epochs, [1, 2, 3], "every epoch once");
 }
 
+/// A long run whose accelerator the test started itself, after its first epoch.
+fn with_worker(sandbox: &Sandbox, flow: &str, settings: &str) -> (Running, Running) {
+    let socket = sandbox.path("worker.sock");
+    let address = format!("unix:{}", socket.display());
+    let config =
+        config(flow).replace("epochs = 3", "epochs = 30").replace("rank = 4", "rank = 4\nstage1_epochs = 0");
+    sandbox.write("run.toml", &format!("{config}address = \"{address}\"\n{settings}\n"));
+    let mut worker = sandbox.start_program("asymflow-worker", &["--listen", &address]);
+    assert!(worker.wait_until(|_| socket.exists()), "{}", worker.stderr());
+    let mut running = sandbox.start(&["train", "run.toml", "--out", "r", "--json"]);
+    assert!(running.wait_until(has_done_an_epoch), "{}", running.stderr());
+    (worker, running)
+}
+
+fn assert_accelerator_named(failed: &Finished) {
+    assert_eq!(failed.code(), 1);
+    let last = failed.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: ") && last.contains("accelerator"), "{}", failed.stderr);
+}
+
 #[test]
 fn a_dead_accelerator_is_an_error_with_its_name() {
     let sandbox = Sandbox::new();
-    let socket = sandbox.path("worker.sock");
-    let address = format!("unix:{}", socket.display());
-    sandbox.write(
-        "run.toml",
-        &format!("{}address = \"{address}\"\n", config("plain")).replace("epochs = 3", "epochs = 40"),
-    );
-    let mut worker = sandbox.start_program("asymflow-worker", &["--listen", &address]);
-    assert!(worker.wait_until(|_| socket.exists()), "{}", worker.stderr());
-    let mut running = sandbox.start(&["train", "run.toml", "--out", "r"]);
-    assert!(running.wait_until(has_done_an_epoch), "{}", running.stderr());
+    let (worker, running) = with_worker(&sandbox, "plain", "");
     worker.signal(Signal::KILL);
     worker.wait();
+    assert_accelerator_named(&running.wait());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_hanging_accelerator_is_an_error_with_its_name() {
+    let sandbox = Sandbox::new();
+    let (worker, running) = with_worker(&sandbox, "delta", "timeout = 1.0");
+    worker.signal(Signal::STOP);
     let failed = running.wait();
-    assert_eq!(failed.code(), 1);
-    let last = failed.stderr.lines().last().unwrap_or_default().to_owned();
-    assert!(last.starts_with("error: ") && last.contains("accelerator"), "{}", failed.stderr);
+    worker.signal(Signal::KILL);
+    worker.wait();
+    assert_accelerator_named(&failed);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn without_its_accelerator_a_run_goes_on_if_asked_to() {
+    let sandbox = Sandbox::new();
+    let (worker, running) = with_worker(&sandbox, "delta", "on_failure = \"degrade\"");
+    worker.signal(Signal::KILL);
+    worker.wait();
+    let trained = running.wait().good();
+    assert!(trained.json()["degraded"].is_string(), "{}", trained.stdout);
+    assert!(trained.stderr.contains("DEGRADED"), "{}", trained.stderr);
     sandbox.assert_no_process_left();
 }
 
