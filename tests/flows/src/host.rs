@@ -46,6 +46,7 @@ pub struct Links {
 /// One line of the boundary log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
+    pub outward: bool,
     pub kind: &'static str,
     pub class: &'static str,
     pub bytes: usize,
@@ -216,6 +217,7 @@ impl Journal for MemoryJournal {
     fn message(&mut self, message: &Crossed<'_>) -> Result<(), StoreError> {
         let ledger_bytes = self.ledger.lock().expect("no thread panics with it").len();
         self.links.borrow_mut().journal.push(Line {
+            outward: message.direction == mechanism::Direction::Outward,
             kind: message.kind.name(),
             class: message.class.name(),
             bytes: message.bytes,

@@ -1,4 +1,5 @@
 //! Every flow trains; what leaves, and what comes back.
+#![allow(clippy::unwrap_used)] // a test that fails says why
 
 use asymflow_flows::{MemoryHost, enclave, plain, records, with_epsilon, without_noise};
 use model::Parameters;

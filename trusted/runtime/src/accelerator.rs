@@ -1,7 +1,5 @@
 //! The accelerator as the enclave sees it: everything that leaves is accounted for, everything that comes back is checked.
 
-use std::collections::BTreeMap;
-
 use mechanism::{Class, Crossing, Direction, Kind, Public};
 use model::{Graph, Parameters};
 use wire::accelerator::{Job, Load, RecordSet, Reply};
@@ -28,12 +26,11 @@ pub(crate) struct Accelerator {
 /// Anything that may cross as the body of a frame.
 pub(crate) type Body = dyn Crossing<Value = Vec<u8>>;
 
-/// Bytes that crossed, by kind.
-#[derive(Clone, Debug, Default)]
+/// Bytes of the bodies that crossed.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Traffic {
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
-    pub(crate) kinds: BTreeMap<Kind, u64>,
 }
 
 /// The accelerator's model with its optimiser, as it came back: a function of released and public values only.
@@ -171,15 +168,15 @@ impl Accelerator {
     }
 
     /// Ends the session in good order; errors do not matter any more.
-    pub(crate) fn finish(mut self) -> (Traffic, f64) {
+    pub(crate) fn finish(&mut self) {
         if self.control(&Job::Finish).is_ok() {
             let _ = self.done(&Job::Finish);
         }
-        (self.traffic, self.cpu_seconds)
     }
 
-    pub(crate) fn traffic(&self) -> &Traffic {
-        &self.traffic
+    /// What crossed since this was last asked.
+    pub(crate) fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
     }
 
     pub(crate) fn cpu_seconds(&self) -> f64 {
@@ -197,7 +194,6 @@ impl Accelerator {
     fn send(&mut self, job: &Job, bodies: &[(&Body, usize)]) -> Result<(), RunError> {
         for crossed in summarise(job, bodies) {
             self.journal.message(&crossed)?;
-            *self.traffic.kinds.entry(crossed.kind).or_default() += crossed.bytes as u64;
             self.traffic.bytes_out += crossed.bytes as u64;
         }
         let parts: Vec<&[u8]> = bodies.iter().map(|(body, _)| body.value().as_slice()).collect();
@@ -205,21 +201,35 @@ impl Accelerator {
         Ok(())
     }
 
-    fn receive(&mut self, job: &Job) -> Result<Reply, AcceleratorError> {
+    fn receive(&mut self, job: &Job) -> Result<Reply, RunError> {
         let reply = self.transport.receive(&mut self.reply).map_err(|error| match error {
             WireError::TimedOut => AcceleratorError::Hung { seconds: self.timeout_seconds.ceil() as u64 },
             WireError::Closed | WireError::Truncated | WireError::Io(_) => AcceleratorError::Died { error },
             error => AcceleratorError::Protocol(error),
         })?;
-        let kind = match reply {
-            Reply::Logits { .. } => Kind::ResidualLogits,
-            Reply::State { .. } => Kind::ResidualState,
-            Reply::Ready { .. } | Reply::Done { .. } | Reply::Failed { .. } => Kind::Status,
+        let (kind, records) = match reply {
+            Reply::Logits { count, .. } => (Kind::ResidualLogits, count),
+            Reply::State { .. } => (Kind::ResidualState, 0),
+            Reply::Ready { .. } | Reply::Done { .. } | Reply::Failed { .. } => (Kind::Status, 0),
         };
-        self.traffic.bytes_in += self.reply.len() as u64;
-        *self.traffic.kinds.entry(kind).or_default() += self.reply.len() as u64;
+        let bytes = self.reply.len();
+        self.traffic.bytes_in += bytes as u64;
+        if bytes > 0 {
+            let (direction, class) = (Direction::Inward, kind.class());
+            let job = job.name();
+            self.journal.message(&Crossed {
+                direction,
+                job,
+                kind,
+                class,
+                bytes,
+                records,
+                receipt: None,
+                reason: None,
+            })?;
+        }
         match reply {
-            Reply::Failed { why } => Err(AcceleratorError::Failed { job: job.name(), why }),
+            Reply::Failed { why } => Err(AcceleratorError::Failed { job: job.name(), why }.into()),
             reply => Ok(reply),
         }
     }

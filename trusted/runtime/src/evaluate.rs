@@ -65,10 +65,9 @@ impl Run {
             let epsilon = self.epsilon(ledger.ledger());
             host.report(Event::Released { set, records, total: tests, epsilon }, &[]);
         }
-        let (traffic, cpu_seconds) = link.finish();
-        self.totals.bytes_out = traffic.bytes_out;
-        self.totals.bytes_in = traffic.bytes_in;
-        self.totals.untrusted_cpu_seconds = cpu_seconds;
+        link.finish();
+        self.totals.account(&mut link);
+        self.totals.untrusted_cpu_seconds = link.cpu_seconds();
         Ok(logits)
     }
 

@@ -84,6 +84,7 @@ impl Run {
             if segment.ends_epoch {
                 self.end_epoch(host, segment.epoch, &mut remote)?;
             }
+            self.account(&mut remote);
             self.save(host)?;
         }
         self.close(remote);
@@ -224,6 +225,7 @@ impl Run {
         for step in segment.steps.clone() {
             if host.stop_asked() {
                 self.totals.trusted_cpu_seconds += host.cpu_seconds() - cpu;
+                self.account(remote);
                 self.save(host)?;
                 return Ok(Some(Outcome::Stopped { steps_done: self.steps_done }));
             }
@@ -325,6 +327,7 @@ impl Run {
             _ => None,
         };
         if residual.is_none() && self.totals.degraded.is_some() {
+            self.account(remote);
             *remote = None;
         }
         let test = self.score_tests(residual.as_deref())?;
@@ -348,10 +351,12 @@ impl Run {
         match self.or_degraded(host, result) {
             Ok(Some(())) => Ok(()),
             Ok(None) => {
+                self.account(remote);
                 *remote = None;
                 Ok(())
             }
             Err(error) => {
+                self.account(remote);
                 self.save(host)?;
                 Err(error)
             }
@@ -378,13 +383,19 @@ impl Run {
         }
     }
 
+    /// Adds what crossed since the last time to the run's figures.
+    fn account(&mut self, remote: &mut Option<Remotely>) {
+        if let Some(remotely) = remote {
+            self.totals.account(&mut remotely.link);
+        }
+    }
+
     fn close(&mut self, remote: Option<Remotely>) {
-        let Some(remotely) = remote else { return };
-        self.totals.bytes_out += remotely.link.traffic().bytes_out;
-        self.totals.bytes_in += remotely.link.traffic().bytes_in;
+        let Some(mut remotely) = remote else { return };
         if remotely.pending.is_empty() {
             remotely.link.finish();
         }
+        self.totals.account(&mut remotely.link);
     }
 }
 
@@ -426,6 +437,13 @@ impl Remotely {
 }
 
 impl crate::checkpoint::Totals {
+    /// Adds what crossed on a link since the last time.
+    pub(crate) fn account(&mut self, link: &mut Accelerator) {
+        let traffic = link.take_traffic();
+        self.bytes_out += traffic.bytes_out;
+        self.bytes_in += traffic.bytes_in;
+    }
+
     fn count(&mut self, records: usize, loss: f32, correct: usize) {
         self.images += records as u64;
         self.loss_sum += f64::from(loss) * records as f64;

@@ -39,9 +39,10 @@ pub fn serve(
                 Err(error) => Reply::Failed { why: error.to_string() },
             },
         };
-        send(answer, &[])?;
-        if job == Job::Finish {
-            return Ok(());
+        match send(answer, &[]) {
+            Err(WireError::Closed) => return Ok(()),
+            Ok(()) if job == Job::Finish => return Ok(()),
+            sent => sent?,
         }
     }
 }
