@@ -55,7 +55,7 @@ impl Progress {
     /// Shows a run of `epochs` epochs.
     pub fn new(epochs: usize) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = "{prefix} {wide_bar} {pos}/{len} {msg} {eta}";
+            let style = "{prefix} {bar:24} {pos}/{len} {msg} {eta}";
             let style =
                 ProgressStyle::with_template(style).expect("the template is valid (seen at every run)");
             ProgressBar::no_length().with_style(style)

@@ -112,6 +112,7 @@ impl Sandbox {
             .args(arguments)
             .current_dir(self.folder.path())
             .env(MARK, self.folder.path())
+            .env("TMPDIR", self.folder.path())
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
