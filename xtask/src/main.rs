@@ -46,7 +46,7 @@ fn check() -> Result<()> {
     step("fmt", || cargo(&["fmt", "--all", "--check"], &[]))?;
     let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
     step("clippy", || cargo(&clippy, &[]))?;
-    let doc = ["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"];
+    let doc = ["doc", "--quiet", "--workspace", "--no-deps"];
     step("doc", || cargo(&doc, &[("RUSTDOCFLAGS", "-D warnings")]))
 }
 

@@ -37,20 +37,20 @@ pub struct Load {
 pub enum Job {
     /// First message of a session → [`Reply::Ready`].
     Hello { version: u32 },
-    /// [parameters] → [`Reply::Done`].
+    /// \[parameters] → [`Reply::Done`].
     Load(Box<Load>),
-    /// [messages of `count` records from `first`, then, if `labels`, one u16 each] → [`Reply::Done`].
+    /// \[messages of `count` records from `first`, then, if `labels`, one u16 each] → [`Reply::Done`].
     Store { set: RecordSet, first: usize, count: usize, labels: bool },
     /// Trains `steps` steps on stored records → one [`Reply::Logits`] per step, from before its update, then
     /// [`Reply::State`] if `snapshot`, then [`Reply::Done`].
     Train { epoch: usize, first_step: usize, steps: usize, quiet: bool, snapshot: bool },
-    /// [a state, as [`Reply::State`] gave it] → [`Reply::Done`].
+    /// \[a state, as [`Reply::State`] gave it] → [`Reply::Done`].
     Restore { updates: u64 },
     /// → [`Reply::State`], [`Reply::Done`].
     Snapshot,
     /// Logits of stored records in evaluation mode → [`Reply::Logits`], [`Reply::Done`].
     Predict { set: RecordSet, first: usize, count: usize },
-    /// [messages] Logits of records that are not kept → [`Reply::Logits`], [`Reply::Done`].
+    /// \[messages] Logits of records that are not kept → [`Reply::Logits`], [`Reply::Done`].
     Answer { count: usize },
     /// Ends the session → [`Reply::Done`].
     Finish,
@@ -80,12 +80,12 @@ pub enum Reply {
         version: u32,
         device: String,
     },
-    /// [`count × classes` numbers].
+    /// \[`count × classes` numbers].
     Logits {
         step: usize,
         count: usize,
     },
-    /// [parameters, buffers, optimiser state].
+    /// \[parameters, buffers, optimiser state].
     State {
         updates: u64,
     },

@@ -14,20 +14,20 @@ use crate::spec::{Accelerator, RunSpec};
 /// What the client asks for. The body of each is given in brackets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// [parameters of the graph] Starts a run in an empty run directory → [`Event::Opened`].
+    /// \[parameters of the graph] Starts a run in an empty run directory → [`Event::Opened`].
     Create { version: u32, directory: PathBuf, key: PathBuf, spec: Box<RunSpec> },
     /// Opens an existing run directory → [`Event::Opened`]. `accelerator` replaces the stored one.
     Open { version: u32, directory: PathBuf, key: PathBuf, accelerator: Accelerator },
-    /// [`count` records of C·H·W bytes, then one u16 label each]; no answer.
+    /// \[`count` records of C·H·W bytes, then one u16 label each]; no answer.
     Records { set: RecordSet, count: usize, total: usize },
-    /// [parameters of the graph, then any number of records of C·H·W bytes, to measure energy on] → [`Event::Plan`]. Needs
+    /// \[parameters of the graph, then any number of records of C·H·W bytes, to measure energy on] → [`Event::Plan`]. Needs
     /// no directory.
     Plan { version: u32, spec: Box<RunSpec> },
     /// Trains until the end or until [`Request::Stop`] → many events, then [`Event::Trained`] or [`Event::Stopped`].
     Train,
     /// → [`Event::Evaluated`].
     Evaluate,
-    /// [`count` records of C·H·W bytes] → [`Event::Predictions`].
+    /// \[`count` records of C·H·W bytes] → [`Event::Predictions`].
     Infer { count: usize },
     /// → one [`Event::Part`] per part of the trained model, then [`Event::Finished`].
     Export,
@@ -73,14 +73,14 @@ pub enum Event {
         steps_done: usize,
     },
     Evaluated(Summary),
-    /// [`count × classes` merged logits].
+    /// \[`count × classes` merged logits].
     Predictions {
         count: usize,
         classes: usize,
         degraded: Option<String>,
         epsilon: Option<f64>,
     },
-    /// [parameters] One trained graph.
+    /// \[parameters] One trained graph.
     Part {
         name: String,
         graph: Box<Graph>,
