@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask check`, `tcb`, `fuzz`, `quickstart`.
+//! Project tasks: `cargo xtask check`, `tcb`, `golden`, `fuzz`, `quickstart`.
 
 mod boundary;
 mod tcb;
@@ -14,6 +14,7 @@ usage: cargo xtask TASK
 
   check        dependency rule between zones, trusted/tcb.txt, fmt, clippy, docs
   tcb          write trusted/tcb.txt, the list of every crate linked into the enclave
+  golden       pick the golden set that the project carries from the full reference vectors
   fuzz [SECS]  run every fuzz target for SECS seconds (10), if cargo-fuzz is installed
   quickstart   build the three binaries and train examples/quickstart.toml";
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["check"] => check(),
         ["tcb"] => tcb::write(&root()),
+        ["golden"] => cargo(&["run", "--quiet", "--package", "asymflow-vectors", "--example", "golden"], &[]),
         ["fuzz"] => fuzz("10"),
         ["fuzz", seconds] => fuzz(seconds),
         ["quickstart"] => quickstart(),

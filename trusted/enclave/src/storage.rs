@@ -139,9 +139,14 @@ fn lock(path: &Path) -> Result<File, StorageError> {
 fn make_key(path: &Path) -> Result<(), StorageError> {
     let mut key = Zeroizing::new([0u8; 32]);
     getrandom::fill(&mut *key).map_err(|e| failed(path, e))?;
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.map_err(|e| failed(path, e))?;
-    file.write_all(&*key).and_then(|()| file.sync_all()).map_err(|e| failed(path, e))
+    let temporary = path.with_extension("tmp");
+    let _ = fs::remove_file(&temporary);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let mut file = file.map_err(|e| failed(&temporary, e))?;
+    let written = file.write_all(&*key).and_then(|()| file.sync_all());
+    // A link, not a rename: a key that another process made meanwhile is never replaced.
+    written.and_then(|()| fs::hard_link(&temporary, path)).map_err(|e| failed(path, e))?;
+    fs::remove_file(&temporary).map_err(|e| failed(&temporary, e))
 }
 
 fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, StorageError> {

@@ -16,6 +16,12 @@ pub enum RunError {
     Request(String),
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Several kinds that the configuration does not allow.
+    #[error(
+        "refused: flow `{flow}` would send {kinds} without any guarantee (UNPROTECTED); to send them all the same, add \
+         them to `allow` in [privacy]"
+    )]
+    RefusedKinds { flow: &'static str, kinds: String },
     #[error(transparent)]
     UnknownKind(#[from] UnknownKind),
     #[error(transparent)]
@@ -43,9 +49,11 @@ impl RunError {
             RunError::Request(_) | RunError::UnknownKind(_) | RunError::Diverged { .. } => {
                 FailureKind::Request
             }
-            RunError::Refused(_) | RunError::Release(_) | RunError::Charge(_) | RunError::Ledger(_) => {
-                FailureKind::Privacy
-            }
+            RunError::Refused(_)
+            | RunError::RefusedKinds { .. }
+            | RunError::Release(_)
+            | RunError::Charge(_)
+            | RunError::Ledger(_) => FailureKind::Privacy,
             RunError::Accelerator(_) => FailureKind::Accelerator,
             RunError::Storage(_) | RunError::Journal(_) => FailureKind::Storage,
         }

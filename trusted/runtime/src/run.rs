@@ -328,12 +328,7 @@ fn refuse_unprotected(spec: &RunSpec, parts: &Parts, permissions: &Permissions) 
         [one] => Ok(permissions.check(**one)?),
         several => {
             let names: Vec<String> = several.iter().map(|kind| format!("\"{kind}\"")).collect();
-            Err(RunError::Request(format!(
-                "refused: flow `{}` would send {} without any guarantee (UNPROTECTED); to send them all the same, add \
-                 them to `allow` in [privacy]",
-                spec.flow.name(),
-                names.join(" and ")
-            )))
+            Err(RunError::RefusedKinds { flow: spec.flow.name(), kinds: names.join(" and ") })
         }
     }
 }

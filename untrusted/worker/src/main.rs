@@ -70,6 +70,8 @@ fn exit_when_stdin_closes(address: &ListenAddress) {
         while std::io::stdin().read(&mut buffer).is_ok_and(|n| n > 0) {}
         if let ListenAddress::Unix(path) = &address {
             let _ = std::fs::remove_file(path);
+            // Whoever started this made a folder for the socket; it goes only if it is empty.
+            let _ = path.parent().map(std::fs::remove_dir);
         }
         std::process::exit(0);
     });
