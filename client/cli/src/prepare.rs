@@ -235,6 +235,7 @@ fn flow_spec(config: &Config) -> spec::Flow {
             width: flow.main_width,
             stage1_epochs: flow.stage1_epochs.unwrap_or(0),
             orthogonality: flow.orthogonality,
+            own_loss: flow.own_loss,
         }),
     }
 }

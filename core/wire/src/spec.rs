@@ -58,6 +58,9 @@ pub struct Delta {
     pub stage1_epochs: usize,
     /// Weight of `‖WWᵀ − I‖²` over the main model's convolutions; 0 is off.
     pub orthogonality: f32,
+    /// Weight in [0, 1] of the main model's own loss in stage 2, beside that of the merged logits; it keeps the trusted
+    /// part good alone.
+    pub own_loss: f32,
 }
 
 /// How principal channels are found.

@@ -68,6 +68,7 @@ pub fn delta(epochs: usize, shape: ReleaseShape) -> RunSpec {
         width: 1.0,
         stage1_epochs: 1,
         orthogonality: 0.0,
+        own_loss: 0.5,
     });
     spec(flow, epochs)
 }

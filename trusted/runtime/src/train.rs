@@ -283,12 +283,13 @@ impl Run {
         let rate = train.schedule.rate(epoch, step, steps);
         let pass = Pass { records: chosen.len(), mode: Mode::Train { seed } };
 
-        let mut logits = vec![0.0; chosen.len() * classes];
+        let mut own = vec![0.0; chosen.len() * classes];
         if let Some(model) = &mut self.trusted {
             let images = chosen.iter().map(|&r| r as usize).zip(draws);
             self.data.get(RecordSet::Train).fill(&self.pixels, images, model.input_mut(chosen.len()));
-            logits.copy_from_slice(model.forward(pass, &self.threads)?);
+            own.copy_from_slice(model.forward(pass, &self.threads)?);
         }
+        let mut logits = own.clone();
         if let Some(remotely) = remote {
             match remotely.logits(step, chosen.len(), classes) {
                 Ok(residual) => logits.iter_mut().zip(residual).for_each(|(sum, r)| *sum += r),
@@ -300,6 +301,9 @@ impl Run {
         if !loss.is_finite() {
             return Err(RunError::Diverged { step: self.steps_done + 1 });
         }
+        if remote.is_some() {
+            self.mix_own_loss(&own, &labels, &mut grad);
+        }
         if let Some(model) = &mut self.trusted {
             model.learn(&grad, pass, rate, &self.threads)?;
         }
@@ -310,6 +314,17 @@ impl Run {
         let steps_done = self.steps_done;
         host.report(Event::Step(Step { steps_done, epoch, records, loss, correct, rate }), &[]);
         Ok(())
+    }
+
+    /// Replaces a part of the merged loss's gradient by that of the trusted part's own loss, so that the trusted part stays
+    /// good alone.
+    fn mix_own_loss(&self, own: &[f32], labels: &[u32], grad: &mut [f32]) {
+        let Flow::Delta(delta) = &self.spec.flow else { return };
+        if delta.own_loss > 0.0 {
+            let mut own_grad = vec![0.0; own.len()];
+            softmax_cross_entropy::loss_and_gradient(own, labels, self.spec.graph.classes(), &mut own_grad);
+            grad.iter_mut().zip(own_grad).for_each(|(g, o)| *g += delta.own_loss * (o - *g));
+        }
     }
 
     fn end_epoch(

@@ -132,6 +132,7 @@ fn check_flow(flow: &Flow, train: &Train) -> Checked {
     })?;
     above_zero("flow.main_width", f64::from(flow.main_width))?;
     not_negative("flow.orthogonality", f64::from(flow.orthogonality))?;
+    ensure((0.0..=1.0).contains(&flow.own_loss), "flow.own_loss", || "must be from 0 to 1".into())?;
     ensure(flow.stage1_epochs.unwrap_or(0) < train.epochs.max(1), "flow.stage1_epochs", || {
         format!("must be below train.epochs ({}): the rest trains both parts", train.epochs)
     })

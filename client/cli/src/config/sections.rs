@@ -89,6 +89,8 @@ pub struct Flow {
     /// Weight of the orthogonality penalty on the main model; 0 is off.
     #[serde(default)]
     pub orthogonality: f32,
+    /// Weight of the main model's own loss in stage 2, beside that of the merged logits; 0 is off.
+    pub own_loss: f32,
 }
 
 /// How principal channels are found.
@@ -247,6 +249,7 @@ impl Flow {
             main_width: one(),
             stage1_epochs: None,
             orthogonality: 0.0,
+            own_loss: 0.5,
         }
     }
 }
