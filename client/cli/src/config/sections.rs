@@ -90,6 +90,7 @@ pub struct Flow {
     #[serde(default)]
     pub orthogonality: f32,
     /// Weight of the main model's own loss in stage 2, beside that of the merged logits; 0 is off.
+    #[serde(default = "half")]
     pub own_loss: f32,
 }
 
@@ -249,7 +250,7 @@ impl Flow {
             main_width: one(),
             stage1_epochs: None,
             orthogonality: 0.0,
-            own_loss: 0.5,
+            own_loss: half(),
         }
     }
 }
@@ -308,6 +309,10 @@ fn iterations() -> usize {
 
 fn shape() -> String {
     "full".into()
+}
+
+fn half() -> f32 {
+    0.5
 }
 
 fn one() -> f32 {
