@@ -8,7 +8,10 @@ use wire::owner::{Event, Scores, Summary};
 use crate::messages::Messenger;
 use crate::run::Run;
 use crate::train::correct;
-use crate::{Host, RunError};
+use crate::{Host, Outsourced, RunError};
+
+/// Sends something to the accelerator and returns its logits.
+type Ask = fn(&mut Run, &mut dyn Host, &Outsourced) -> Result<Vec<f32>, RunError>;
 
 impl Run {
     /// Scores the trained model on the test records.
@@ -24,27 +27,31 @@ impl Run {
         }
         self.totals = crate::checkpoint::Totals::default();
         let started = host.cpu_seconds();
-        let mut residual = None;
-        if let Some(outsourced) = self.parts.outsourced.clone() {
-            if self.remote.is_some() || self.trusted.is_none() {
-                let asked = self.ask_tests(host, &outsourced);
-                residual = self.or_degraded(host, asked)?;
-            } else {
-                self.totals.degraded = Some("the accelerator's part was never trained".to_owned());
-            }
-        }
+        let residual = self.ask_accelerator(host, Run::ask_tests)?;
         self.totals.scores = self.score_tests(residual.as_deref())?;
         self.totals.trusted_cpu_seconds = host.cpu_seconds() - started;
         self.totals.images = tests as u64;
         self.training_summary(host)
     }
 
-    /// Logits of the test records from the accelerator.
-    fn ask_tests(
+    /// The accelerator's logits for what `ask` sends it; `None` if there is no accelerator's part, or if the trusted part
+    /// answers alone, which the run then says.
+    pub(crate) fn ask_accelerator(
         &mut self,
         host: &mut dyn Host,
-        outsourced: &crate::Outsourced,
-    ) -> Result<Vec<f32>, RunError> {
+        ask: Ask,
+    ) -> Result<Option<Vec<f32>>, RunError> {
+        let Some(outsourced) = self.parts.outsourced.clone() else { return Ok(None) };
+        if self.remote.is_none() && self.trusted.is_some() {
+            self.totals.degraded = Some("the accelerator's part was never trained".to_owned());
+            return Ok(None);
+        }
+        let asked = ask(self, host, &outsourced);
+        self.or_degraded(host, asked)
+    }
+
+    /// Logits of the test records from the accelerator.
+    fn ask_tests(&mut self, host: &mut dyn Host, outsourced: &Outsourced) -> Result<Vec<f32>, RunError> {
         if let Some(model) = &mut self.trusted {
             model.freeze_backbone();
         }

@@ -37,15 +37,7 @@ impl Run {
         self.data = DataSets::default();
         self.add_records(RecordSet::Test, count, &body)?;
         self.totals = crate::checkpoint::Totals::default();
-        let mut residual = None;
-        if let Some(outsourced) = self.parts.outsourced.clone() {
-            if self.remote.is_some() || self.trusted.is_none() {
-                let asked = self.ask_images(host, &outsourced);
-                residual = self.or_degraded(host, asked)?;
-            } else {
-                self.totals.degraded = Some("the accelerator's part was never trained".to_owned());
-            }
-        }
+        let residual = self.ask_accelerator(host, Run::ask_images)?;
         let classes = self.spec.graph.classes();
         let trusted = self.trusted_logits(RecordSet::Test)?;
         let mut logits = trusted.unwrap_or_else(|| vec![0.0; count * classes]);
