@@ -49,6 +49,9 @@ const FAULTS: [Fault; 8] = [
 
 #[test]
 fn every_fault_has_its_name_and_the_run_can_go_on() {
+    let mut host = MemoryHost::default();
+    let mut whole = start(&mut host, with_epsilon(2));
+    whole.train(&mut host).unwrap();
     for fault in FAULTS {
         let mut host = MemoryHost { fault: Some((fault, SETUP + 1)), ..MemoryHost::default() };
         let spec = with_epsilon(2);
@@ -63,6 +66,9 @@ fn every_fault_has_its_name_and_the_run_can_go_on() {
         run.add_records(RecordSet::Train, TRAIN, &records(TRAIN, 1)).unwrap();
         run.add_records(RecordSet::Test, TEST, &records(TEST, 2)).unwrap();
         assert_eq!(run.train(&mut host).unwrap(), Outcome::Finished);
+        let weights =
+            |run: &Run| run.model_parts().unwrap().into_iter().map(|(_, _, p)| p).collect::<Vec<_>>();
+        assert!(weights(&run) == weights(&whole), "{fault:?}: other weights after the fault and a resume");
     }
 }
 

@@ -283,6 +283,14 @@ impl Run {
         let rate = train.schedule.rate(epoch, step, steps);
         let pass = Pass { records: chosen.len(), mode: Mode::Train { seed } };
 
+        // Before anything of the step is computed: if the accelerator fails, the step can be done again as if never begun.
+        let mut residual = None;
+        if let Some(remotely) = remote {
+            match remotely.logits(step, labels.len(), classes) {
+                Ok(logits) => residual = Some(logits),
+                Err(error) => self.check_remote(host, Err(error), remote)?,
+            }
+        }
         let mut own = vec![0.0; chosen.len() * classes];
         if let Some(model) = &mut self.trusted {
             let images = chosen.iter().map(|&r| r as usize).zip(draws);
@@ -290,12 +298,7 @@ impl Run {
             own.copy_from_slice(model.forward(pass, &self.threads)?);
         }
         let mut logits = own.clone();
-        if let Some(remotely) = remote {
-            match remotely.logits(step, chosen.len(), classes) {
-                Ok(residual) => logits.iter_mut().zip(residual).for_each(|(sum, r)| *sum += r),
-                Err(error) => self.check_remote(host, Err(error), remote)?,
-            }
-        }
+        logits.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
         let mut grad = vec![0.0; logits.len()];
         let loss = softmax_cross_entropy::loss_and_gradient(&logits, &labels, classes, &mut grad);
         if !loss.is_finite() {
