@@ -10,7 +10,7 @@ pub enum ImportError {
     Feature { what: String, advice: &'static str },
     #[error("the ONNX file has more than {limit} {what}")]
     Limit { what: &'static str, limit: usize },
-    #[error("opset {found} is not supported; export with an opset from 9 to 26, such as 17")]
+    #[error("opset {found} is not supported; export with an opset from 9 to 28, such as 17")]
     Opset { found: i64 },
     #[error("the model needs exactly one input and one output, it has {what}: {names}")]
     Ends { what: &'static str, names: String },
