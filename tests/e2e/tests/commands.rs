@@ -1,7 +1,6 @@
 //! Every command, from a new folder to a trained and exported model.
 
 use asymflow_e2e::{Sandbox, tiny};
-use mechanism::Kind;
 
 const FIELDS: [&str; 16] = [
     "flow",
@@ -127,10 +126,4 @@ fn a_run_is_not_overwritten() {
     assert!(again.stderr.contains("--resume"), "{}", again.stderr);
     let resumed = sandbox.run(&["train", "run.toml", "--out", "r", "--resume", "--json"]).good();
     assert!(resumed.json()["accuracy"].is_f64());
-}
-
-#[test]
-fn the_client_knows_every_kind_that_can_be_allowed() {
-    let kinds: Vec<&str> = Kind::unprotected().map(Kind::name).collect();
-    assert_eq!(kinds, cli::config::UNPROTECTED_KINDS);
 }

@@ -3,8 +3,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use mechanism::LedgerStore;
-use mechanism::ledger::StoreError;
+use mechanism::{LedgerStore, StoreError};
 use runtime::{Crossed, Host, Journal, StorageError, Transport};
 use wire::WireError;
 use wire::accelerator::{Job, Reply};
@@ -217,7 +216,7 @@ impl Journal for MemoryJournal {
     fn message(&mut self, message: &Crossed<'_>) -> Result<(), StoreError> {
         let ledger_bytes = self.ledger.lock().expect("no thread panics with it").len();
         self.links.borrow_mut().journal.push(Line {
-            outward: message.direction == mechanism::Direction::Outward,
+            outward: message.direction == ledger::Direction::Outward,
             kind: message.kind.name(),
             class: message.class.name(),
             bytes: message.bytes,

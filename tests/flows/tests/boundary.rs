@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
 use asymflow_flows::{MemoryHost, delta, enclave, plain, records, spec, with_epsilon, without_noise};
-use mechanism::{Kind, Refused};
+use ledger::Kind;
+use mechanism::Refused;
 use model::Parameters;
 use runtime::{Run, RunError};
 use wire::RunSpec;

@@ -126,7 +126,7 @@ fn altered_messages_and_a_ledger_behind_the_checkpoint_are_refused() {
     let mut behind = disk.clone();
     behind.ledger.clear();
     let (mut host, mut run) = resume(behind, &spec);
-    assert!(matches!(run.train(&mut host), Err(RunError::Ledger(mechanism::LedgerError::RolledBack { .. }))));
+    assert!(matches!(run.train(&mut host), Err(RunError::Ledger(ledger::LedgerError::RolledBack { .. }))));
 
     let mut forged = disk;
     forged.ledger[20] ^= 1;

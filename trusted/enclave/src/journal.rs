@@ -1,43 +1,70 @@
-//! `boundary.jsonl`: every message that crosses, by kind and size, never by content.
+//! `boundary.jsonl`: every message that crosses, by kind and size, never by content, chained by hash.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mechanism::ledger::StoreError;
+use ledger::{BoundaryLine, ChainError, Digest, Head, chain};
+use mechanism::{Receipt, StoreError};
 use runtime::{Crossed, Journal, StorageError};
-use serde_json::json;
 
 /// Appends to the boundary log.
 pub(crate) struct BoundaryLog {
     file: File,
+    head: Head,
 }
 
 impl BoundaryLog {
+    /// Opens the log where it ends. A last line that a crash cut short is removed: its message had not left.
     pub(crate) fn open(path: &Path) -> Result<Self, StorageError> {
+        let failed = |why: String| StorageError { file: path.display().to_string(), why };
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let (head, intact) = end_of(&bytes).map_err(|error| failed(error.to_string()))?;
         let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.map_err(|e| StorageError { file: path.display().to_string(), why: e.to_string() })?;
-        Ok(BoundaryLog { file })
+        let file = file.map_err(|error| failed(error.to_string()))?;
+        file.set_len(intact as u64).map_err(|error| failed(error.to_string()))?;
+        Ok(BoundaryLog { file, head })
     }
+}
+
+/// Where the log ends, and its bytes without a line cut short.
+fn end_of(bytes: &[u8]) -> Result<(Head, usize), ChainError> {
+    let mut head = Head::empty::<BoundaryLine>();
+    for line in chain::lines::<BoundaryLine>(bytes) {
+        match line {
+            Ok(line) => head = Head::after(&line),
+            Err(ChainError::Truncated { intact, .. }) => return Ok((head, intact)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((head, bytes.len()))
 }
 
 impl Journal for BoundaryLog {
     fn message(&mut self, message: &Crossed<'_>) -> Result<(), StoreError> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let mut line = json!({
-            "time_ms": time as u64,
-            "direction": message.direction.to_string(),
-            "job": message.job,
-            "kind": message.kind.name(),
-            "class": message.class.name(),
-            "bytes": message.bytes,
-            "records": message.records,
-            "receipt": message.receipt,
-            "reason": message.reason,
-        })
-        .to_string();
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(|e| StoreError(format!("boundary.jsonl: {e}")))
+        let mut line = BoundaryLine {
+            sequence: 0,
+            time_ms: time as u64,
+            direction: message.direction,
+            job: message.job.to_owned(),
+            kind: message.kind,
+            class: message.class,
+            bytes: message.bytes as u64,
+            records: message.records as u64,
+            receipt: message.receipt.map(Receipt::paid),
+            reason: message.reason.map(str::to_owned),
+            previous: Digest([0; 32]),
+            hash: Digest([0; 32]),
+        };
+        let bytes = line.append_after(&self.head);
+        self.file.write_all(&bytes).map_err(|e| StoreError(format!("boundary.jsonl: {e}")))?;
+        self.head = Head::after(&line);
+        Ok(())
     }
 }

@@ -5,8 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use mechanism::LedgerStore;
-use mechanism::ledger::StoreError;
+use mechanism::{LedgerStore, StoreError};
 use runtime::StorageError;
 use zeroize::Zeroizing;
 

@@ -1,14 +1,14 @@
 //! Delta's message: one noised bit per number of the reduced residual.
 
 use accounting::Event;
+use ledger::{Charge, Digest, Kind, MechanismId, RecordSet};
 use serde::{Deserialize, Serialize};
 use tensor::ShapeError;
 
 use crate::boundary::{Released, Unprotected};
-use crate::kind::Kind;
-use crate::ledger::{Charge, ChargeError, LedgerWriter, Receipt};
 use crate::permissions::{Permissions, Refused};
-use crate::{Digest, MechanismId, NoiseKey, RecordSet, ReleaseShape};
+use crate::writer::{ChargeError, LedgerWriter};
+use crate::{NoiseKey, Receipt, ReleaseShape};
 
 /// Scales a clipped vector a little further in, so that rounding cannot leave it outside the clipping norm.
 const INSIDE: f64 = 1.0 - 1e-12;
@@ -162,7 +162,8 @@ impl BitRelease {
     /// The charge for one message of each of these records.
     pub fn charge(&self, dataset: Digest, records: RecordSet, view: u32, purpose: &str) -> Charge {
         let (mechanism, event, purpose) = (self.mechanism.clone(), self.event(), purpose.to_owned());
-        Charge { dataset, records, view, mechanism, event, purpose }
+        let bytes = self.message_len() as u64;
+        Charge { dataset, records, view, mechanism, transcript: None, event, bytes, purpose }
     }
 
     /// The message of one record that was charged.
@@ -186,7 +187,7 @@ impl BitRelease {
         clip(&mut numbers, self.config.clip);
         let mut noise = vec![0.0; numbers.len()];
         let Charge { dataset, view, .. } = receipt.charge();
-        self.key.stream(dataset, record, *view, &self.mechanism).fill_gaussian(&mut noise);
+        self.key.stream(dataset, record, *view, &self.mechanism, None).fill_gaussian(&mut noise);
         for (number, noise) in numbers.iter_mut().zip(&noise) {
             *number += self.config.sigma * noise;
         }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
+use ledger::{Class, Direction, Kind};
 use tensor::Tensor;
 
-use crate::kind::{Class, Direction, Kind};
-use crate::ledger::Receipt;
+use crate::Receipt;
 use crate::permissions::Refused;
 
 /// A value that depends on private data. Trusted code computes with it; it cannot be shown, encoded or sent.
@@ -26,7 +26,12 @@ use crate::permissions::Refused;
 /// # use asymflow_mechanism as mechanism;
 /// serde_json::to_string(&mechanism::Private::new(0.25f32)).unwrap();
 /// ```
-/// nor cross the boundary:
+/// nor cross the boundary, as a public value can:
+/// ```
+/// # use asymflow_mechanism as mechanism;
+/// fn send(_: impl mechanism::Crossing) {}
+/// send(mechanism::Public::declare(ledger::Kind::Control, vec![0u8], "a constant").unwrap());
+/// ```
 /// ```compile_fail
 /// # use asymflow_mechanism as mechanism;
 /// fn send(_: impl mechanism::Crossing) {}
@@ -70,16 +75,22 @@ impl<T> fmt::Debug for Private<T> {
 
 /// A value that went through a mechanism, after the ledger was charged for it.
 ///
-/// Only the mechanisms of this crate make one:
-/// ```compile_fail
+/// Only the mechanisms of this crate make one; others may send it, or go on computing with it:
+/// ```
 /// # use asymflow_mechanism as mechanism;
-/// # fn receipt() -> mechanism::Receipt { unimplemented!() }
-/// let forged = mechanism::Released { kind: mechanism::Kind::ResidualBits, value: vec![0u8], receipt: receipt() };
+/// fn count(bits: mechanism::Released<Vec<u8>>) -> mechanism::Released<usize> {
+///     bits.derive(|bytes| bytes.len())
+/// }
 /// ```
 /// ```compile_fail
 /// # use asymflow_mechanism as mechanism;
 /// # fn receipt() -> mechanism::Receipt { unimplemented!() }
-/// let forged = mechanism::Released::new(mechanism::Kind::ResidualBits, vec![0u8], receipt());
+/// let forged = mechanism::Released { kind: ledger::Kind::ResidualBits, value: vec![0u8], receipt: receipt() };
+/// ```
+/// ```compile_fail
+/// # use asymflow_mechanism as mechanism;
+/// # fn receipt() -> mechanism::Receipt { unimplemented!() }
+/// let forged = mechanism::Released::new(ledger::Kind::ResidualBits, vec![0u8], receipt());
 /// ```
 #[derive(Clone)]
 pub struct Released<T> {
@@ -97,7 +108,7 @@ impl<T> Released<T> {
     ///
     /// Its receipt is the latest of theirs: the hash of an entry commits to all entries before it.
     pub fn gather(values: Vec<Released<T>>) -> Option<Released<Vec<T>>> {
-        let latest = values.iter().max_by_key(|value| value.receipt.sequence())?;
+        let latest = values.iter().max_by_key(|value| value.receipt.paid().entry)?;
         let (kind, receipt) = (latest.kind, latest.receipt.clone());
         let mixed = values.iter().any(|value| value.kind != kind);
         let kind = if mixed { Kind::Derived } else { kind };
@@ -140,13 +151,19 @@ impl<T> Public<T> {
 /// A value derived from private data that leaves without a guarantee, because the configuration names its kind.
 ///
 /// Only [`Permissions::allow`](crate::Permissions::allow) makes one:
-/// ```compile_fail
+/// ```
 /// # use asymflow_mechanism as mechanism;
-/// let forged = mechanism::Unprotected { kind: mechanism::Kind::Labels, value: vec![0u8] };
+/// let permissions = mechanism::Permissions::from_names(["labels"]).unwrap();
+/// let labels = permissions.allow(ledger::Kind::Labels, vec![0u8]).unwrap();
+/// assert!(mechanism::Permissions::none().allow(ledger::Kind::Labels, vec![0u8]).is_err());
 /// ```
 /// ```compile_fail
 /// # use asymflow_mechanism as mechanism;
-/// let forged = mechanism::Unprotected::new(mechanism::Kind::Labels, vec![0u8]);
+/// let forged = mechanism::Unprotected { kind: ledger::Kind::Labels, value: vec![0u8] };
+/// ```
+/// ```compile_fail
+/// # use asymflow_mechanism as mechanism;
+/// let forged = mechanism::Unprotected::new(ledger::Kind::Labels, vec![0u8]);
 /// ```
 #[derive(Clone)]
 pub struct Unprotected<T> {
@@ -162,13 +179,18 @@ impl<T> Unprotected<T> {
 
 /// What may cross to the accelerator: [`Released`], [`Public`] and [`Unprotected`] values, and no others.
 ///
-/// The trait is sealed:
+/// The trait is sealed; without the attempt to implement it, the example below compiles:
+/// ```
+/// # use asymflow_mechanism as mechanism;
+/// struct Smuggled;
+/// fn kind(value: &impl mechanism::Crossing<Value = Smuggled>) -> ledger::Kind { value.kind() }
+/// ```
 /// ```compile_fail
 /// # use asymflow_mechanism as mechanism;
 /// struct Smuggled;
 /// impl mechanism::Crossing for Smuggled {
 ///     type Value = ();
-///     fn kind(&self) -> mechanism::Kind { mechanism::Kind::Control }
+///     fn kind(&self) -> ledger::Kind { ledger::Kind::Control }
 ///     fn value(&self) -> &() { &() }
 /// }
 /// ```

@@ -1,12 +1,18 @@
 //! Labels after k-ary randomised response.
 
-use accounting::{Event, randomised_response};
+use std::ops::Range;
 
-use crate::bit_release::{ReleaseBatch, ReleaseError, UnusableMechanism};
+use accounting::{Event, randomised_response};
+use ledger::{Charge, Digest, Kind, MechanismId, RecordSet};
+
+use crate::bit_release::{ReleaseError, UnusableMechanism};
 use crate::boundary::Released;
-use crate::kind::Kind;
-use crate::ledger::{Charge, LedgerWriter, Receipt};
-use crate::{Digest, MechanismId, NoiseKey, RecordSet};
+use crate::{NoiseKey, Receipt};
+
+/// Bytes of one label on the wire.
+const LABEL_BYTES: u64 = 2;
+
+const TWO_64: f64 = 18_446_744_073_709_551_616.0;
 
 /// Tells the true label with probability `e^ε/(e^ε + k − 1)`, else one of the others, all equally likely.
 ///
@@ -22,8 +28,12 @@ pub struct LabelRelease {
 
 impl LabelRelease {
     /// # Errors
-    /// [`UnusableMechanism::Accounting`] unless `labels ≥ 2` and `epsilon ≥ 0` is finite.
+    /// [`UnusableMechanism::Accounting`] unless `2 ≤ labels ≤ 65536` and `epsilon ≥ 0` is finite.
     pub fn new(labels: usize, epsilon: f64, key: NoiseKey) -> Result<Self, UnusableMechanism> {
+        if labels > 1 << 16 {
+            let (value, must) = (labels as f64, "at most 65536");
+            return Err(accounting::AccountingError::Parameter { what: "labels", value, must }.into());
+        }
         let keep = randomised_response::keep(labels, epsilon)?;
         let mechanism =
             MechanismId::new(format!("{} v1: {labels} labels, epsilon {epsilon}", Kind::RandomisedLabels));
@@ -42,54 +52,58 @@ impl LabelRelease {
 
     /// The charge for the label of each of these records.
     pub fn charge(&self, dataset: Digest, records: RecordSet, purpose: &str) -> Charge {
-        let (mechanism, event, purpose) = (self.mechanism.clone(), self.event(), purpose.to_owned());
-        Charge { dataset, records, view: 0, mechanism, event, purpose }
+        Charge {
+            dataset,
+            records,
+            view: 0,
+            mechanism: self.mechanism.clone(),
+            transcript: None,
+            event: self.event(),
+            bytes: LABEL_BYTES,
+            purpose: purpose.to_owned(),
+        }
     }
 
-    /// The label of one record that was charged. The same record gives the same answer in every call.
+    /// The labels of records that were charged, as little-endian numbers of two bytes. The same record gives the same
+    /// answer in every call.
+    ///
+    /// - Shapes: `labels`, one per record of `records`
     ///
     /// # Errors
-    /// [`ReleaseError::NotCharged`] if `receipt` does not cover the record; [`ReleaseError::Label`] if there is no such label.
-    pub fn release(&self, receipt: &Receipt, record: u64, label: u32) -> Result<Released<u32>, ReleaseError> {
+    /// [`ReleaseError::NotCharged`] if `receipt` does not cover a record; [`ReleaseError::Label`] if there is no such
+    /// label; [`ReleaseError::Length`].
+    pub fn release(
+        &self,
+        receipt: &Receipt,
+        records: Range<u64>,
+        labels: &[u16],
+    ) -> Result<Released<Vec<u8>>, ReleaseError> {
+        let expected = (records.end - records.start) as usize;
+        if labels.len() != expected {
+            return Err(ReleaseError::Length { expected, found: labels.len() });
+        }
+        let mut told = Vec::with_capacity(LABEL_BYTES as usize * labels.len());
+        for (record, &label) in records.zip(labels) {
+            told.extend(self.answer(receipt, record, label)?.to_le_bytes());
+        }
+        Ok(Released::new(Kind::RandomisedLabels, told, receipt.clone()))
+    }
+
+    fn answer(&self, receipt: &Receipt, record: u64, label: u16) -> Result<u16, ReleaseError> {
         if !receipt.covers(record, &self.mechanism) {
             return Err(ReleaseError::NotCharged { record });
         }
-        if label as usize >= self.labels {
+        if usize::from(label) >= self.labels {
             return Err(ReleaseError::Label { record, labels: self.labels });
         }
         let Charge { dataset, view, .. } = receipt.charge();
-        let mut noise = self.key.stream(dataset, record, *view, &self.mechanism);
-        let coin = (noise.bits() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut noise = self.key.stream(dataset, record, *view, &self.mechanism, None);
+        // Both numbers are always drawn. The truth is told with probability `keep` rounded down to a multiple of 2⁻⁶⁴.
+        let truth = noise.bits() < (self.keep * TWO_64) as u64;
         // 1 to k − 1 steps on from the true label: every other label with equal probability.
         let others = self.labels as u64 - 1;
         let step = 1 + ((u128::from(noise.bits()) * u128::from(others)) >> 64) as u64;
         let other = (u64::from(label) + step) % self.labels as u64;
-        let told = if coin < self.keep { u64::from(label) } else { other };
-        Ok(Released::new(Kind::RandomisedLabels, told as u32, receipt.clone()))
-    }
-
-    /// Charges for a batch, then releases the label of each record.
-    ///
-    /// # Errors
-    /// [`ReleaseError::Charge`] if the ledger refuses; [`ReleaseError::Repeated`] or [`ReleaseError::Length`] (another number of
-    /// labels than records) before anything is charged.
-    pub fn release_batch(
-        &self,
-        ledger: &mut LedgerWriter,
-        batch: &ReleaseBatch<'_>,
-        labels: &[u32],
-    ) -> Result<Vec<Released<u32>>, ReleaseError> {
-        let set = batch.distinct()?;
-        if labels.len() != batch.records.len() {
-            return Err(ReleaseError::Length { expected: batch.records.len(), found: labels.len() });
-        }
-        let charge = Charge { view: batch.view, ..self.charge(batch.dataset, set, batch.purpose) };
-        let receipt = ledger.charge(charge)?;
-        batch
-            .records
-            .iter()
-            .zip(labels)
-            .map(|(&record, &label)| self.release(&receipt, record, label))
-            .collect()
+        Ok(if truth { label } else { other as u16 })
     }
 }

@@ -6,29 +6,23 @@
 
 mod bit_release;
 mod boundary;
-mod digest;
-mod kind;
 mod label_release;
-pub mod ledger;
 mod noise;
 mod permissions;
-mod records;
+mod receipt;
 mod release_shape;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 pub use bit_release::{
     BitRelease, BitReleaseConfig, PlainBits, ReleaseBatch, ReleaseError, UnusableMechanism,
 };
 pub use boundary::{Crossing, Payload, Private, Public, Released, Unprotected};
-pub use digest::{Digest, NotADigest};
-pub use kind::{Class, Direction, Kind};
 pub use label_release::LabelRelease;
-pub use ledger::{
-    Budget, Charge, ChargeError, Head, Ledger, LedgerError, LedgerStore, LedgerWriter, Receipt, StoreError,
-};
-pub use noise::{MechanismId, NoiseKey};
+pub use noise::NoiseKey;
 pub use permissions::{Permissions, Refused, UnknownKind};
-pub use records::{InvalidRecords, RecordSet};
+pub use receipt::Receipt;
 pub use release_shape::{ReleaseShape, UnknownShape};
+pub use writer::{Budget, ChargeError, InvalidBudget, LedgerStore, LedgerWriter, StoreError};

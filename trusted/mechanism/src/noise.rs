@@ -6,10 +6,8 @@ use std::fmt;
 
 use chacha20::XChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
-use serde::{Deserialize, Serialize};
+use ledger::{Digest, MechanismId};
 use zeroize::Zeroize;
-
-use crate::Digest;
 
 /// The job key that all private randomness comes from; wiped when dropped, never shown.
 ///
@@ -26,16 +24,19 @@ impl NoiseKey {
     /// The noise of one release.
     ///
     /// - `dataset`: root of the data set; `view`: which augmentation of the record
+    /// - `transcript`: for a release that depends on what the accelerator sent before, digest of that
     pub(crate) fn stream(
         &self,
         dataset: &Digest,
         record: u64,
         view: u32,
         mechanism: &MechanismId,
+        transcript: Option<&Digest>,
     ) -> NoiseStream {
-        let parts: [&[u8]; 4] =
-            [&dataset.0, &record.to_le_bytes(), &view.to_le_bytes(), mechanism.as_str().as_bytes()];
-        let nonce = Digest::of("asymflow noise v1", &parts).0;
+        let transcript = transcript.map_or(&[][..], |digest| &digest.0);
+        let name = mechanism.as_str().as_bytes();
+        let parts: [&[u8]; 5] = [&dataset.0, &record.to_le_bytes(), &view.to_le_bytes(), name, transcript];
+        let nonce = Digest::of("asymflow noise v2", &parts).0;
         let (nonce, _) = nonce.split_first_chunk::<24>().expect("a digest has 32 bytes");
         NoiseStream { cipher: XChaCha20::new(&self.0.into(), nonce.into()) }
     }
@@ -59,32 +60,6 @@ impl NoiseKey {
 impl fmt::Debug for NoiseKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NoiseKey(..)")
-    }
-}
-
-/// Name of a mechanism with every parameter that shapes its output, as the ledger and the noise derivation use it.
-///
-/// Two mechanisms with the same name are the same function of a record; any difference must show in it, or two releases
-/// would share their noise.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct MechanismId(String);
-
-impl MechanismId {
-    /// A mechanism of that name.
-    pub fn new(name: impl Into<String>) -> Self {
-        MechanismId(name.into())
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for MechanismId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
     }
 }
 
@@ -145,7 +120,8 @@ mod tests {
     }
 
     fn stream(key: u8, dataset: u8, record: u64, view: u32, mechanism: &str) -> NoiseStream {
-        NoiseKey::new([key; 32]).stream(&Digest([dataset; 32]), record, view, &MechanismId::new(mechanism))
+        let (dataset, mechanism) = (Digest([dataset; 32]), MechanismId::new(mechanism));
+        NoiseKey::new([key; 32]).stream(&dataset, record, view, &mechanism, None)
     }
 
     fn gaussians(mut stream: NoiseStream, count: usize) -> Vec<f64> {
@@ -191,6 +167,10 @@ mod tests {
 
     #[test]
     fn noise_is_a_function_of_its_names() {
+        let after = |transcript: Digest| {
+            let (dataset, mechanism) = (Digest([2; 32]), MechanismId::new("m"));
+            NoiseKey::new([1; 32]).stream(&dataset, 3, 4, &mechanism, Some(&transcript))
+        };
         let first = gaussians(stream(1, 2, 3, 4, "m"), 5);
         assert_eq!(first, gaussians(stream(1, 2, 3, 4, "m"), 5));
         for other in [
@@ -200,6 +180,8 @@ mod tests {
             stream(1, 2, 3, 0, "m"),
             stream(1, 2, 3, 4, "n"),
             stream(1, 2, 4, 3, "m"),
+            after(Digest([0; 32])),
+            after(Digest([5; 32])),
         ] {
             assert!(gaussians(other, 5).iter().zip(&first).all(|(a, b)| a != b));
         }

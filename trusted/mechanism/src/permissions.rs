@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use ledger::{Class, Kind};
+
 use crate::boundary::Unprotected;
-use crate::kind::{Class, Kind};
 
 /// The configuration's allow list; without it, nothing unprotected leaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use ledger::Kind;
+
+use crate::Receipt;
 use crate::bit_release::{BitRelease, ReleaseError};
 use crate::boundary::{Crossing, Released};
-use crate::kind::Kind;
-use crate::ledger::Receipt;
 
 /// Bytes of the tag at the end.
 const TAG: usize = 32;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use accounting::{gaussian, information, randomised_response};
+use ledger::{Class, Digest, Kind, Ledger, MechanismId, RecordSet};
 
 use super::*;
 
@@ -54,7 +55,7 @@ fn bits_are_packed_signs() {
     let sent = release(config).release_batch(&mut ledger, &batch(&[0]), &x).unwrap();
     assert_eq!(*sent[0].value(), [0b0111_0101, 0b0000_0010]);
     assert_eq!((sent[0].kind(), sent[0].class()), (Kind::ResidualBits, Class::NoisedCounted));
-    assert_eq!(sent[0].receipt().unwrap().sequence(), 0);
+    assert_eq!(sent[0].receipt().unwrap().paid().entry, 0);
     assert_eq!(release(config).message_len(), 2);
     // Without noise the same bits need a permission.
     let plain = PlainBits::new(config.shape, config.residual).unwrap();
@@ -146,7 +147,7 @@ fn signs_agree_as_often_as_the_noise_allows() {
         .flat_map(|record| {
             let mut z = vec![0.0; side * side];
             NoiseKey::new([1; 32])
-                .stream(&DATASET, record, 0, &MechanismId::new("data"))
+                .stream(&DATASET, record, 0, &MechanismId::new("data"), None)
                 .fill_gaussian(&mut z);
             // Far over the clipping norm: clipping must bring it to 1.
             z.into_iter().map(|v| (1e6 * v) as f32)
@@ -204,7 +205,7 @@ fn released_values_gather_and_derive() {
     let mut sent = mechanism.release_batch(&mut ledger, &batch(&[0]), &[1.0; 8]).unwrap();
     sent.extend(mechanism.release_batch(&mut ledger, &batch(&[1, 2]), &[1.0; 16]).unwrap());
     let all = Released::gather(sent).unwrap();
-    assert_eq!((all.value().len(), all.byte_len(), all.receipt().unwrap().sequence()), (3, 3, 1));
+    assert_eq!((all.value().len(), all.byte_len(), all.receipt().unwrap().paid().entry), (3, 3, 1));
     assert_eq!(format!("{all:?}"), "Released(residual-bits)");
     let count = all.derive(|bits| bits.len());
     assert_eq!((count.kind(), count.class(), *count.value()), (Kind::Derived, Class::PostProcessing, 3));
@@ -216,12 +217,15 @@ fn labels_are_told_as_often_as_charged_for() {
     let (labels, epsilon, records) = (10, 2.0, 20_000u64);
     let mechanism = LabelRelease::new(labels, epsilon, NoiseKey::new([6; 32])).unwrap();
     let (mut ledger, _) = writer(epsilon);
-    let ids: Vec<u64> = (0..records).collect();
-    let truth: Vec<u32> = ids.iter().map(|id| (id % 10) as u32).collect();
-    let sent = mechanism.release_batch(&mut ledger, &batch(&ids), &truth).unwrap();
+    let truth: Vec<u16> = (0..records).map(|id| (id % 10) as u16).collect();
+    let receipt = ledger.charge(mechanism.charge(DATASET, RecordSet::range(0..records), "a test")).unwrap();
+    let sent = mechanism.release(&receipt, 0..records, &truth).unwrap();
+    let told = |message: &Released<Vec<u8>>| -> Vec<u16> {
+        message.value().chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect()
+    };
     let mut steps = [0u32; 10];
-    for (told, truth) in sent.iter().zip(&truth) {
-        steps[((told.value() + 10 - truth) % 10) as usize] += 1;
+    for (told, truth) in told(&sent).iter().zip(&truth) {
+        steps[usize::from((told + 10 - truth) % 10)] += 1;
     }
     let keep = randomised_response::keep(labels, epsilon).unwrap();
     let near = |count: u32, p: f64| {
@@ -231,7 +235,15 @@ fn labels_are_told_as_often_as_charged_for() {
     assert!(near(steps[0], keep), "{steps:?}");
     assert!(steps[1..].iter().all(|&count| near(count, (1.0 - keep) / 9.0)), "{steps:?}");
     assert_eq!(ledger.ledger().epsilon(DELTA), epsilon);
-    assert_eq!(sent[0].kind(), Kind::RandomisedLabels);
-    let receipt = sent[0].receipt().unwrap();
-    assert_eq!(mechanism.release(receipt, 3, 10).unwrap_err(), ReleaseError::Label { record: 3, labels: 10 });
+    assert_eq!((sent.kind(), sent.class()), (Kind::RandomisedLabels, Class::NoisedCounted));
+    // Any part of it again is the same answer.
+    let part = mechanism.release(&receipt, 40..50, &truth[40..50]).unwrap();
+    assert_eq!(told(&part), told(&sent)[40..50]);
+    assert_eq!(
+        mechanism.release(&receipt, 3..4, &[10]).unwrap_err(),
+        ReleaseError::Label { record: 3, labels: 10 }
+    );
+    assert!(matches!(mechanism.release(&receipt, 0..3, &[1, 2]), Err(ReleaseError::Length { .. })));
+    let beyond = mechanism.release(&receipt, records..records + 1, &[0]);
+    assert_eq!(beyond.unwrap_err(), ReleaseError::NotCharged { record: records });
 }

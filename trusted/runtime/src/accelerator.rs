@@ -1,6 +1,7 @@
 //! The accelerator as the enclave sees it: everything that leaves is accounted for, everything that comes back is checked.
 
-use mechanism::{Class, Crossing, Direction, Kind, Public};
+use ledger::{Class, Direction, Kind};
+use mechanism::{Crossing, Public};
 use model::{Graph, Parameters};
 use wire::accelerator::{Job, Load, RecordSet, Reply};
 use wire::spec::Accelerator as AcceleratorSpec;
@@ -256,8 +257,7 @@ fn summarise<'a>(job: &'a Job, bodies: &[(&'a Body, usize)]) -> Vec<Crossed<'a>>
         let bytes = body.value().len();
         let same = |line: &&mut Crossed<'_>| {
             line.kind == body.kind()
-                && line.receipt.map(mechanism::Receipt::sequence)
-                    == body.receipt().map(mechanism::Receipt::sequence)
+                && line.receipt.map(mechanism::Receipt::paid) == body.receipt().map(mechanism::Receipt::paid)
         };
         if let Some(line) = lines.iter_mut().find(same) {
             line.bytes += bytes;

@@ -1,7 +1,7 @@
 //! What a run must remember to go on with the same bits.
 
 use engine::LearnerState;
-use mechanism::ledger::Head;
+use ledger::Head;
 use model::Parameters;
 use serde::{Deserialize, Serialize};
 use wire::RunSpec;

@@ -1,7 +1,7 @@
 //! Why a run failed, and whose fault it was.
 
-use mechanism::ledger::{ChargeError, StoreError};
-use mechanism::{LedgerError, Refused, ReleaseError, UnknownKind};
+use ledger::LedgerError;
+use mechanism::{ChargeError, Refused, ReleaseError, StoreError, UnknownKind};
 use wire::WireError;
 use wire::owner::FailureKind;
 

@@ -1,7 +1,8 @@
 //! A flow as data: which part of the model runs where, and in what form records leave.
 
 use engine::InputForm;
-use mechanism::{Kind, ReleaseShape};
+use ledger::Kind;
+use mechanism::ReleaseShape;
 use model::{Graph, derive};
 use split::{AsymmetricSplit, Method, SplitConfig};
 use tensor::Shape;

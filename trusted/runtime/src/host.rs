@@ -1,7 +1,7 @@
 //! What the runtime asks of the process it runs in.
 
-use mechanism::ledger::StoreError;
-use mechanism::{Class, Direction, Kind, Receipt};
+use ledger::{Class, Direction, Kind};
+use mechanism::{Receipt, StoreError};
 use wire::WireError;
 use wire::accelerator::{Job, Reply};
 use wire::owner::Event;

@@ -1,7 +1,7 @@
 //! The ledger of a run, opened and checked.
 
-use mechanism::ledger::Head;
-use mechanism::{Budget, Ledger, LedgerError, LedgerWriter};
+use ledger::{ChainError, Head, Ledger, LedgerError};
+use mechanism::{Budget, LedgerWriter};
 use wire::owner::Event;
 use wire::spec::{Privacy, Protection};
 
@@ -20,7 +20,7 @@ pub(crate) fn open(
     known: Option<&Head>,
 ) -> Result<LedgerWriter, RunError> {
     let ledger = match Ledger::verify(&host.ledger()?) {
-        Err(LedgerError::Truncated { intact, .. }) => {
+        Err(LedgerError::Chain(ChainError::Truncated { intact, .. })) => {
             host.truncate_ledger(intact)?;
             let text =
                 "the last ledger entry was cut short by a crash; nothing was sent for it, so it was removed";

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use kernels::Threads;
+use ledger::{Digest, Kind};
 use mechanism::{
-    BitRelease, BitReleaseConfig, Digest, Kind, LedgerWriter, NoiseKey, Permissions, PlainBits, Receipt,
-    Released,
+    BitRelease, BitReleaseConfig, LedgerWriter, NoiseKey, Permissions, PlainBits, Receipt, Released,
 };
 use wire::accelerator::RecordSet;
 use wire::spec::{Privacy, Protection};
@@ -76,7 +76,7 @@ impl Messenger {
         if records.len() == 0 {
             return Ok(None);
         }
-        let all = mechanism::RecordSet::range(0..records.len() as u64);
+        let all = ledger::RecordSet::range(0..records.len() as u64);
         Ok(Some(ledger.charge(release.charge(records.root(), all, 0, purpose))?))
     }
 
@@ -148,7 +148,7 @@ impl Messenger {
         let mut messages: Vec<Message> = Vec::new();
         for image in 0..images.len() {
             let id = content_id(images.pixels(image));
-            let charge = release.charge(dataset, mechanism::RecordSet::of(&[id]), 0, "inference");
+            let charge = release.charge(dataset, ledger::RecordSet::of(&[id]), 0, "inference");
             let receipt = ledger.charge(charge)?;
             let name = format!("message-{id:016x}-{}", &release.config().function.to_string()[..8]);
             let made = match host.load(&name)? {

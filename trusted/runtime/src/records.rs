@@ -1,7 +1,8 @@
 //! The owner's records, as they came in.
 
 use engine::{Draw, InputForm};
-use mechanism::{Digest, Private};
+use ledger::Digest;
+use mechanism::Private;
 use wire::accelerator::RecordSet;
 
 use crate::RunError;

@@ -2,7 +2,8 @@
 
 use engine::InputForm;
 use kernels::Threads;
-use mechanism::{Kind, NoiseKey, Permissions};
+use ledger::{Class, Entry, Head, Kind, Ledger};
+use mechanism::{NoiseKey, Permissions};
 use model::{Graph, Parameters};
 use wire::RunSpec;
 use wire::accelerator::{Load, RecordSet};
@@ -26,7 +27,7 @@ pub struct Run {
     pub(crate) remote: Option<checkpoint::Remote>,
     pub(crate) totals: Totals,
     pub(crate) steps_done: usize,
-    pub(crate) ledger_head: Option<mechanism::ledger::Head>,
+    pub(crate) ledger_head: Option<Head>,
     pub(crate) data: DataSets,
     pub(crate) pixels: InputForm,
     pub(crate) permissions: Permissions,
@@ -235,7 +236,7 @@ impl Run {
     /// # Errors
     /// [`RunError::Ledger`] if the ledger cannot be trusted.
     pub fn training_summary(&self, host: &dyn Host) -> Result<Summary, RunError> {
-        let ledger = mechanism::Ledger::verify(&host.ledger()?)?;
+        let ledger = Ledger::verify(&host.ledger()?)?;
         Ok(self.summary(host, self.epsilon(&ledger)))
     }
 
@@ -262,7 +263,7 @@ impl Run {
     }
 
     /// ε per record that the ledger amounts to: 0 where nothing leaves, `None` where nothing is guaranteed.
-    pub(crate) fn epsilon(&self, ledger: &mechanism::Ledger) -> Option<f64> {
+    pub(crate) fn epsilon(&self, ledger: &Ledger) -> Option<f64> {
         match (&self.parts.outsourced, self.spec.privacy.protection) {
             (None, _) => Some(0.0),
             (Some(_), Protection::Epsilon(_)) => Some(ledger.epsilon(self.spec.privacy.delta)),
@@ -303,7 +304,7 @@ impl Run {
             trusted: self.trusted.as_ref().map(TrustedModel::state).unwrap_or_default(),
             remote: self.remote.clone(),
             totals: self.totals.clone(),
-            ledger: self.ledger_head.unwrap_or_else(mechanism::ledger::Head::empty),
+            ledger: self.ledger_head.unwrap_or_else(Head::empty::<Entry>),
         };
         checkpoint::save_checkpoint(host, &checkpoint)?;
         host.report(wire::owner::Event::Checkpoint { steps_done: self.steps_done }, &[]);
@@ -314,7 +315,7 @@ impl Run {
 /// Kinds that leave without a guarantee in this flow.
 fn unprotected_kinds(spec: &RunSpec, parts: &Parts) -> Vec<Kind> {
     let Some(outsourced) = &parts.outsourced else { return Vec::new() };
-    let message = Some(outsourced.kind).filter(|kind| kind.class() == mechanism::Class::Unprotected);
+    let message = Some(outsourced.kind).filter(|kind| kind.class() == Class::Unprotected);
     let trained = spec.train.epochs > outsourced.first_epoch;
     message.into_iter().chain(trained.then_some(Kind::Labels)).collect()
 }

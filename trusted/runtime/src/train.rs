@@ -191,7 +191,7 @@ impl Run {
 
     fn labels(&self, range: Range<usize>) -> Result<mechanism::Unprotected<Vec<u8>>, RunError> {
         let labels = wire::body::from_u16(&self.data.get(RecordSet::Train).labels()[range]);
-        Ok(self.permissions.allow(mechanism::Kind::Labels, labels)?)
+        Ok(self.permissions.allow(ledger::Kind::Labels, labels)?)
     }
 
     /// Lets the accelerator repeat, without answers, the steps between its last known state and the run's.

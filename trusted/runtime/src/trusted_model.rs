@@ -2,7 +2,7 @@
 
 use engine::{Learner, LearnerState, OptimiserConfig, Pass, StateError};
 use kernels::{Mode, Threads};
-use mechanism::Digest;
+use ledger::Digest;
 use model::{Graph, Parameters};
 use split::{AsymmetricSplit, SplitConfig, SplitOutput};
 use tensor::View;

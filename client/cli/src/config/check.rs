@@ -1,4 +1,5 @@
 use data::Format;
+use ledger::Kind;
 use wire::spec::ReleaseShape;
 
 use super::error::unknown_value;
@@ -9,10 +10,6 @@ pub const FLOWS: [&str; 3] = ["plain", "enclave", "delta"];
 
 /// Flows that are planned.
 const LATER_FLOWS: [&str; 3] = ["asymml", "slalom", "dp-input"];
-
-/// Kinds of messages that `[privacy] allow` may name. The enclave has the table; a test compares the two.
-pub const UNPROTECTED_KINDS: [&str; 5] =
-    ["labels", "inputs", "output-gradients", "weight-updates", "plain-residuals"];
 
 /// What is wrong with the value of one key.
 pub(super) struct Problem {
@@ -150,8 +147,9 @@ fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
         Labels::Randomised => later("randomised")?,
         Labels::Withheld => later("withheld")?,
     }
+    let unprotected: Vec<&str> = Kind::unprotected().map(Kind::name).collect();
     for kind in &privacy.allow {
-        one_of("privacy.allow", kind, &UNPROTECTED_KINDS)?;
+        one_of("privacy.allow", kind, &unprotected)?;
     }
     ensure(privacy.delta > 0.0 && privacy.delta < 1.0, "privacy.delta", || {
         format!("{} is not between 0 and 1", privacy.delta)

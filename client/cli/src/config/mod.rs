@@ -10,7 +10,7 @@ mod size;
 
 use std::path::{Path, PathBuf};
 
-pub use check::{FLOWS, UNPROTECTED_KINDS, parse_augment, parse_shape};
+pub use check::{FLOWS, parse_augment, parse_shape};
 pub use error::{ConfigError, ConfigFault};
 pub use sections::{
     Accelerator, Config, Data, Decomposition, Flow, Labels, Model, Normalise, OnFailure, Optimiser, Privacy,

@@ -1,11 +1,15 @@
-//! Adding to a ledger, within a budget.
+//! Adding to a ledger, within a budget: charged and stored before the bytes leave.
+//!
+//! A record is charged once per (data set, view, mechanism, transcript). Asking again for what is already paid appends
+//! nothing and gives a receipt marked as a resend: the noise is a function of the same, so the bytes are the same.
 
 use std::fmt;
 
 use accounting::{AccountingError, Loss};
 
-use crate::RecordSet;
-use crate::ledger::{Charge, Entry, Head, Ledger, Receipt};
+use ledger::{Charge, Entry, Ledger, Paid, RecordSet};
+
+use crate::Receipt;
 
 /// Where lines are kept: a file with fsync, sealed storage, or memory in tests.
 pub trait LedgerStore {
@@ -150,9 +154,7 @@ impl LedgerWriter {
     pub fn charge(&mut self, charge: Charge) -> Result<Receipt, ChargeError> {
         let due = self.due(&charge)?;
         if due.is_empty() {
-            let latest = self.ledger.issued(&charge).map_or(0, |issued| issued.latest);
-            let head = Head { sequence: latest, hash: self.ledger.head_of(latest) };
-            return Ok(Receipt::new(head, charge, true));
+            return Ok(self.resend(charge));
         }
         let (entry, line) = Entry::after(&self.ledger.head(), &Charge { records: due, ..charge.clone() });
         if let Err(error) = self.store.append_durably(&line) {
@@ -160,7 +162,14 @@ impl LedgerWriter {
             return Err(error.into());
         }
         self.ledger.add(&entry)?;
-        Ok(Receipt::new(Head { sequence: entry.sequence, hash: entry.hash }, charge, false))
+        Ok(Receipt::new(Paid { entry: entry.sequence, hash: entry.hash }, charge, false))
+    }
+
+    /// The receipt of a charge that earlier entries paid for.
+    fn resend(&self, charge: Charge) -> Receipt {
+        let entry = self.ledger.issued(&charge).expect("nothing is due, so all was charged").latest;
+        let hash = self.ledger.hash_of(entry).expect("the ledger holds every entry it counts");
+        Receipt::new(Paid { entry, hash }, charge, true)
     }
 
     /// Whether [`LedgerWriter::charge`] would succeed, without charging: the records that would be charged.
@@ -192,7 +201,7 @@ impl LedgerWriter {
         let Budget { epsilon, delta } = self.budget;
         let mut over = Vec::new();
         let mut worst: Option<(Loss, Loss)> = None;
-        for (range, spent) in self.ledger.spending().of(&charge.dataset, due) {
+        for (range, spent) in self.ledger.losses_of(&charge.dataset, due) {
             let total = spent.and(&charge.event)?;
             if total.within(epsilon, delta) {
                 continue;
@@ -220,3 +229,7 @@ impl fmt::Debug for LedgerWriter {
         write!(f, "LedgerWriter({} entries)", self.ledger.len())
     }
 }
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

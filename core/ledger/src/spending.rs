@@ -9,7 +9,7 @@ use crate::{Digest, RecordSet};
 
 /// Loss per record; records that were never charged have none.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Spending {
+pub(crate) struct Spending {
     datasets: BTreeMap<Digest, Intervals>,
 }
 
@@ -21,7 +21,7 @@ impl Spending {
     ///
     /// # Errors
     /// [`AccountingError`] if the event has no stated loss; nothing is added then.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         dataset: Digest,
         records: &RecordSet,
@@ -36,7 +36,7 @@ impl Spending {
     }
 
     /// The loss of these records so far: ranges that cover them, each with the loss of its records.
-    pub(super) fn of<'a>(
+    pub(crate) fn of<'a>(
         &'a self,
         dataset: &Digest,
         records: &'a RecordSet,
@@ -46,7 +46,7 @@ impl Spending {
     }
 
     /// Every data set with its intervals of equal loss.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Digest, Range<u64>, Loss)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Digest, Range<u64>, Loss)> {
         self.datasets.iter().flat_map(|(dataset, intervals)| {
             intervals.iter().map(move |(&start, &(end, loss))| (dataset, start..end, loss))
         })
