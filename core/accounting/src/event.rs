@@ -25,7 +25,19 @@ pub enum Event {
         /// ε of the response, in nats.
         epsilon: f64,
     },
+    /// Any mechanism with a pure guarantee.
+    Pure {
+        epsilon: f64,
+    },
+    LatticeGaussian {
+        noise_multiplier: f64,
+        numbers: u64,
+        count: u64,
+    },
 }
+
+/// ETA
+pub const LATTICE_ETA: f64 = 1.0 / (1u64 << 34) as f64;
 
 impl Event {
     /// One Gaussian release with this noise multiplier.
@@ -56,7 +68,10 @@ impl Loss {
                 let all = if count == 0 { 0.0 } else { ((one * one).next_up() * count as f64).next_up() };
                 Ok(Loss { mu_squared: sum_up(self.mu_squared, all), ..self })
             }
-            Event::RandomisedResponse { epsilon } => {
+            Event::LatticeGaussian { noise_multiplier, numbers, count } => self
+                .and(&Event::Gaussian { noise_multiplier, count })?
+                .and(&Event::Pure { epsilon: 2.0 * LATTICE_ETA * numbers as f64 * count as f64 }),
+            Event::RandomisedResponse { epsilon } | Event::Pure { epsilon } => {
                 checked(
                     "epsilon",
                     epsilon,
@@ -94,6 +109,27 @@ impl Loss {
         }
         sum_up(gaussian::epsilon(scale * self.mu_squared.sqrt().next_up(), delta), self.pure)
     }
+}
+
+/// stub
+pub fn calibrate(base: Loss, count: u64, epsilon: f64, delta: f64) -> Result<f64, AccountingError> {
+    let enough = |m: f64| {
+        base.and(&Event::Gaussian { noise_multiplier: m, count }).is_ok_and(|l| l.within(epsilon, delta))
+    };
+    let mut high = 1.0;
+    while !enough(high) {
+        high *= 2.0;
+        checked("epsilon", epsilon, high < 1e12, "more than what is spent already")?;
+    }
+    let mut low = high;
+    while enough(low) {
+        low /= 2.0;
+    }
+    for _ in 0..200 {
+        let m = (low + high) / 2.0;
+        if enough(m) { high = m } else { low = m }
+    }
+    Ok(high * (1.0 + 1e-9))
 }
 
 /// `a + b` rounded up: exact where it fits, else the next float above.

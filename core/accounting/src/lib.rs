@@ -16,7 +16,7 @@ mod normal;
 pub mod paper;
 pub mod randomised_response;
 
-pub use event::{Event, Loss, epsilon_of, epsilon_zero_record_of};
+pub use event::{Event, LATTICE_ETA, Loss, calibrate, epsilon_of, epsilon_zero_record_of};
 
 /// A parameter for which no privacy loss can be stated.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]

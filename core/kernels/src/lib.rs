@@ -29,3 +29,6 @@ mod vectors;
 pub use operator::{Backward, Forward, GradInput, Mode, Operator, ParamSpec, Saved, SavedLen};
 pub use registry::Op;
 pub use threads::Threads;
+
+#[doc(hidden)]
+pub use pulp; // for `vectorised!` in other crates

@@ -15,6 +15,7 @@
 /// }
 /// ```
 // A function passed to a dispatcher would not do: the shim that calls it is not inlined.
+#[macro_export]
 macro_rules! vectorised {
     (
         $(#[$attribute:meta])*
@@ -29,17 +30,17 @@ macro_rules! vectorised {
                 $($argument: $type),*
             }
 
-            impl<$life $(, $generic: $bound)?> pulp::WithSimd for Arguments<$life $(, $generic)?> {
+            impl<$life $(, $generic: $bound)?> $crate::pulp::WithSimd for Arguments<$life $(, $generic)?> {
                 type Output = $output;
 
                 #[inline(always)]
-                fn with_simd<S: pulp::Simd>(self, _: S) -> $output {
+                fn with_simd<S: $crate::pulp::Simd>(self, _: S) -> $output {
                     let Self { $($argument),* } = self;
                     $body
                 }
             }
 
-            pulp::Arch::new().dispatch(Arguments { $($argument),* })
+            $crate::pulp::Arch::new().dispatch(Arguments { $($argument),* })
         }
     };
 }

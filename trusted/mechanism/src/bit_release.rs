@@ -1,5 +1,7 @@
 //! Delta's message: one noised bit per number of the reduced residual.
 
+use std::ops::Range;
+
 use accounting::Event;
 use ledger::{Charge, Digest, Kind, MechanismId, RecordSet};
 use serde::{Deserialize, Serialize};
@@ -7,7 +9,8 @@ use tensor::ShapeError;
 
 use crate::boundary::{Released, Unprotected};
 use crate::permissions::{Permissions, Refused};
-use crate::writer::{ChargeError, LedgerWriter};
+use crate::signs::{self, Signs};
+use crate::writer::ChargeError;
 use crate::{NoiseKey, Receipt, ReleaseShape};
 
 /// Scales a clipped vector a little further in, so that rounding cannot leave it outside the clipping norm.
@@ -41,6 +44,9 @@ pub enum UnusableMechanism {
         "the noise is {0}; it must be finite and positive (without noise, residuals are plain-residuals)"
     )]
     Sigma(f64),
+    /// Labels that tell nothing apart.
+    #[error("there are {0} labels; there must be at least 2")]
+    Labels(usize),
     /// ε or the number of labels is out of range.
     #[error(transparent)]
     Accounting(#[from] accounting::AccountingError),
@@ -62,12 +68,6 @@ pub enum ReleaseError {
     /// The ledger refused.
     #[error(transparent)]
     Charge(#[from] ChargeError),
-    /// A batch that names a record twice.
-    #[error("a batch of {records} records names one of them twice")]
-    Repeated {
-        /// Records in the batch.
-        records: usize,
-    },
     /// A buffer of another length than the shape says.
     #[error("expected {expected} numbers per record, found {found}")]
     Length {
@@ -83,6 +83,12 @@ pub enum ReleaseError {
         record: u64,
         /// Number of labels.
         labels: usize,
+    },
+    /// A number that the accelerator should not have sent.
+    #[error("the accelerator's logits for record {record} are not finite")]
+    NotFinite {
+        /// The record.
+        record: u64,
     },
     /// Stored messages that this mechanism did not make with this key for these records.
     #[error(
@@ -100,13 +106,16 @@ pub enum ReleaseError {
 /// Signs of a clipped and noised residual: `bit(clip_C(S(X_res)) + N(0, σ²))`, `bit(z) = 1` if `z ≥ 0`.
 ///
 /// - Privacy: each record's bits are a Gaussian release of sensitivity `2C` (replace one record) followed by
-///   post-processing; every sample of noise takes the same number of draws
+///   post-processing; how much work it is does not depend on the residual
 /// - Packed: number `i` is bit `i % 8` of byte `i / 8`; unused bits are zero
 #[derive(Clone, Debug)]
 pub struct BitRelease {
     config: BitReleaseConfig,
     output: [usize; 3],
+    signs: Signs,
     mechanism: MechanismId,
+    /// Names the stream of second draws.
+    ties: MechanismId,
     key: NoiseKey,
 }
 
@@ -124,10 +133,11 @@ impl BitRelease {
         let output = shape.output(residual)?;
         let [c, h, w] = residual;
         let mechanism = MechanismId::new(format!(
-            "{} v1: {shape} of {c}x{h}x{w}, clip {clip}, sigma {sigma}, function {function}",
+            "{} v2: {shape} of {c}x{h}x{w}, clip {clip}, sigma {sigma}, function {function}",
             Kind::ResidualBits
         ));
-        Ok(BitRelease { config, output, mechanism, key })
+        let ties = MechanismId::new(format!("ties of {mechanism}"));
+        Ok(BitRelease { config, output, signs: Signs::new(clip, sigma), mechanism, ties, key })
     }
 
     /// The name of this mechanism, all parameters included.
@@ -166,81 +176,45 @@ impl BitRelease {
         Charge { dataset, records, view, mechanism, transcript: None, event, bytes, purpose }
     }
 
-    /// The message of one record that was charged.
+    /// The messages of records that were charged.
     ///
-    /// NaN and infinities count as 0. The same record, view and mechanism give the same noise in every call.
+    /// NaN and infinities count as 0. The same record, view and mechanism give the same bytes for the same residual in
+    /// every call.
     ///
-    /// - Shapes: `residual` `[C, H, W]`
+    /// - Shapes: `residuals` `[N, C, H, W]` for the `N` records
     ///
     /// # Errors
-    /// [`ReleaseError::NotCharged`] if `receipt` does not cover the record; [`ReleaseError::Length`].
+    /// [`ReleaseError::NotCharged`] if `receipt` does not cover a record; [`ReleaseError::Length`].
     pub fn release(
+        &self,
+        receipt: &Receipt,
+        records: Range<u64>,
+        residuals: &[f32],
+    ) -> Result<Vec<Released<Vec<u8>>>, ReleaseError> {
+        let count = (records.end - records.start) as usize;
+        let samples = samples(self.config.residual, residuals, count)?;
+        let mut numbers = vec![0.0; bits_of(self.output)];
+        records.zip(samples).map(|(record, sample)| self.one(receipt, record, sample, &mut numbers)).collect()
+    }
+
+    fn one(
         &self,
         receipt: &Receipt,
         record: u64,
         residual: &[f32],
+        numbers: &mut [f64],
     ) -> Result<Released<Vec<u8>>, ReleaseError> {
         if !receipt.covers(record, &self.mechanism) {
             return Err(ReleaseError::NotCharged { record });
         }
-        let mut numbers = reduced(self.config.shape, self.config.residual, residual)?;
-        clip(&mut numbers, self.config.clip);
-        let mut noise = vec![0.0; numbers.len()];
+        self.config.shape.reduce(self.config.residual, residual, numbers);
+        let scale = clip_scale(norm(numbers), self.config.clip);
         let Charge { dataset, view, .. } = receipt.charge();
-        self.key.stream(dataset, record, *view, &self.mechanism, None).fill_gaussian(&mut noise);
-        for (number, noise) in numbers.iter_mut().zip(&noise) {
-            *number += self.config.sigma * noise;
-        }
-        Ok(Released::new(Kind::ResidualBits, signs(&numbers), receipt.clone()))
-    }
-
-    /// Charges for a batch, then makes the message of each record.
-    ///
-    /// - Shapes: `residuals` `[N, C, H, W]` for `N` records
-    ///
-    /// # Errors
-    /// [`ReleaseError::Charge`] if the ledger refuses; [`ReleaseError::Repeated`], [`ReleaseError::Length`] before anything is
-    /// charged.
-    pub fn release_batch(
-        &self,
-        ledger: &mut LedgerWriter,
-        batch: &ReleaseBatch<'_>,
-        residuals: &[f32],
-    ) -> Result<Vec<Released<Vec<u8>>>, ReleaseError> {
-        let set = batch.distinct()?;
-        let expected = self.config.residual.iter().product::<usize>();
-        if residuals.len() != expected * batch.records.len() {
-            let found = residuals.len() / batch.records.len().max(1);
-            return Err(ReleaseError::Length { expected, found });
-        }
-        let receipt = ledger.charge(self.charge(batch.dataset, set, batch.view, batch.purpose))?;
-        let samples = residuals.chunks_exact(expected.max(1));
-        batch.records.iter().zip(samples).map(|(&record, x)| self.release(&receipt, record, x)).collect()
-    }
-}
-
-/// Which records a batch holds, and why they are released.
-#[derive(Clone, Copy, Debug)]
-pub struct ReleaseBatch<'a> {
-    /// Root of the data set.
-    pub dataset: Digest,
-    /// The record of each sample, all different.
-    pub records: &'a [u64],
-    /// Which augmentation of each record; 0 for the record itself.
-    pub view: u32,
-    /// Why, in words.
-    pub purpose: &'a str,
-}
-
-impl ReleaseBatch<'_> {
-    /// The records as a set, if they are all different.
-    pub(crate) fn distinct(&self) -> Result<RecordSet, ReleaseError> {
-        let set = RecordSet::of(self.records);
-        if set.len() == self.records.len() as u64 {
-            Ok(set)
-        } else {
-            Err(ReleaseError::Repeated { records: self.records.len() })
-        }
+        let stream = |mechanism| self.key.stream(dataset, record, *view, mechanism, None);
+        let mut message = vec![0; self.message_len()];
+        let (mut noise, ties) = (stream(&self.mechanism), || stream(&self.ties));
+        self.signs.draw(numbers, scale, &mut noise, ties, &mut message);
+        Ok(Released::new(Kind::ResidualBits, message, receipt.clone()))
     }
 }
 
@@ -249,6 +223,7 @@ impl ReleaseBatch<'_> {
 pub struct PlainBits {
     shape: ReleaseShape,
     residual: [usize; 3],
+    output: [usize; 3],
 }
 
 impl PlainBits {
@@ -257,22 +232,27 @@ impl PlainBits {
     /// # Errors
     /// [`UnusableMechanism::Shape`] if the shape does not fit the residual.
     pub fn new(shape: ReleaseShape, residual: [usize; 3]) -> Result<Self, UnusableMechanism> {
-        shape.output(residual)?;
-        Ok(PlainBits { shape, residual })
+        Ok(PlainBits { shape, residual, output: shape.output(residual)? })
     }
 
-    /// The bits of one residual, as [`BitRelease`] packs them.
+    /// The bits of `count` residuals, as [`BitRelease`] packs them.
     ///
     /// # Errors
     /// [`ReleaseError::Refused`] unless the configuration allows `plain-residuals`; [`ReleaseError::Length`].
     pub fn release(
         &self,
         permissions: &Permissions,
-        residual: &[f32],
-    ) -> Result<Unprotected<Vec<u8>>, ReleaseError> {
+        count: usize,
+        residuals: &[f32],
+    ) -> Result<Vec<Unprotected<Vec<u8>>>, ReleaseError> {
         permissions.check(Kind::PlainResiduals)?;
-        let numbers = reduced(self.shape, self.residual, residual)?;
-        Ok(permissions.allow(Kind::PlainResiduals, signs(&numbers))?)
+        let samples = samples(self.residual, residuals, count)?;
+        let mut numbers = vec![0.0; bits_of(self.output)];
+        let bits = samples.map(|sample| {
+            self.shape.reduce(self.residual, sample, &mut numbers);
+            Ok(permissions.allow(Kind::PlainResiduals, signs::of(&numbers))?)
+        });
+        bits.collect()
     }
 }
 
@@ -280,28 +260,30 @@ fn bits_of(shape: [usize; 3]) -> usize {
     shape.iter().product()
 }
 
-fn reduced(shape: ReleaseShape, residual: [usize; 3], data: &[f32]) -> Result<Vec<f64>, ReleaseError> {
-    let expected = bits_of(residual);
-    if data.len() != expected {
-        return Err(ReleaseError::Length { expected, found: data.len() });
+/// Splits residuals of `count` records.
+fn samples(
+    residual: [usize; 3],
+    data: &[f32],
+    count: usize,
+) -> Result<std::slice::ChunksExact<'_, f32>, ReleaseError> {
+    let expected = bits_of(residual).max(1);
+    if data.len() != expected * count {
+        return Err(ReleaseError::Length { expected, found: data.len() / count.max(1) });
     }
-    let mut numbers = vec![0.0; bits_of(shape.output(residual).unwrap_or([0; 3]))];
-    shape.reduce(residual, data, &mut numbers);
-    Ok(numbers)
+    Ok(data.chunks_exact(expected))
 }
 
-/// Scales `numbers` to an L2 norm of at most `norm`, without a branch on them.
-///
-/// Double precision holds the squares of all single-precision numbers, so no sum overflows.
-fn clip(numbers: &mut [f64], norm: f64) {
-    let size = numbers.iter().map(|z| z * z).sum::<f64>().sqrt();
-    let scale = (norm / size).min(1.0) * INSIDE;
-    numbers.iter_mut().for_each(|z| *z *= scale);
+/// L2 norm; double precision holds the squares of all single-precision numbers, so no sum overflows.
+pub(crate) fn norm(numbers: &[f64]) -> f64 {
+    const LANES: usize = 16;
+    let mut sums = [0.0; LANES];
+    for chunk in numbers.chunks(LANES) {
+        sums.iter_mut().zip(chunk).for_each(|(sum, z)| *sum += z * z);
+    }
+    sums.iter().sum::<f64>().sqrt()
 }
 
-fn signs(numbers: &[f64]) -> Vec<u8> {
-    let byte = |eight: &[f64]| {
-        eight.iter().enumerate().fold(0, |byte, (i, &number)| byte | u8::from(number >= 0.0) << i)
-    };
-    numbers.chunks(8).map(byte).collect()
+/// What brings a vector of this size to an L2 norm of at most `clip`, without a branch on it.
+pub(crate) fn clip_scale(size: f64, clip: f64) -> f64 {
+    (clip / size).min(1.0) * INSIDE
 }

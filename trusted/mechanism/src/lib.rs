@@ -6,22 +6,26 @@
 
 mod bit_release;
 mod boundary;
+mod gradient_release;
 mod label_release;
+mod lattice;
 mod noise;
+mod norm_quantile;
 mod permissions;
 mod receipt;
 mod release_shape;
+mod signs;
 mod stored;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use bit_release::{
-    BitRelease, BitReleaseConfig, PlainBits, ReleaseBatch, ReleaseError, UnusableMechanism,
-};
+pub use bit_release::{BitRelease, BitReleaseConfig, PlainBits, ReleaseError, UnusableMechanism};
 pub use boundary::{Crossing, Payload, Private, Public, Released, Unprotected};
+pub use gradient_release::{Answered, GradientRelease, GradientReleaseConfig};
 pub use label_release::LabelRelease;
 pub use noise::NoiseKey;
+pub use norm_quantile::NormQuantile;
 pub use permissions::{Permissions, Refused, UnknownKind};
 pub use receipt::Receipt;
 pub use release_shape::{ReleaseShape, UnknownShape};

@@ -63,17 +63,32 @@ impl fmt::Debug for NoiseKey {
     }
 }
 
+const TWO_128: f64 = 340_282_366_920_938_463_463_374_607_431_768_211_456.0;
+
 /// A stream of random numbers; every sample takes a fixed number of draws.
 pub(crate) struct NoiseStream {
     cipher: XChaCha20,
 }
 
 impl NoiseStream {
+    /// Fills `out` with uniform bytes.
+    pub(crate) fn fill(&mut self, out: &mut [u8]) {
+        out.fill(0);
+        self.cipher.apply_keystream(out);
+    }
+
     /// 64 uniform bits.
     pub(crate) fn bits(&mut self) -> u64 {
         let mut bytes = [0; 8];
         self.cipher.apply_keystream(&mut bytes);
         u64::from_le_bytes(bytes)
+    }
+
+    /// A uniform number in (0, 1] whose 53 bits begin at its first one, however small it is, down to 2⁻¹²⁷.
+    pub(crate) fn small_uniform(&mut self) -> f64 {
+        let bits = u128::from(self.bits()) << 64 | u128::from(self.bits());
+        // The conversion rounds to 53 bits.
+        (bits as f64 + 1.0) / TWO_128
     }
 
     /// Fills `out` with independent standard normal numbers.

@@ -1,0 +1,124 @@
+//! What a release and its charge cost: `cargo bench -p asymflow-mechanism`.
+//!
+//! Prints processor time on one thread, the median of several repetitions. Compare a release with the trusted
+//! processor time of a training step on the same records, as `asymflow train` reports it per image.
+
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)] // a benchmark reads the clock
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use accounting::{Event, gaussian};
+use asymflow_mechanism as mechanism;
+use ledger::{Charge, Digest, Ledger, MechanismId, RecordSet};
+use mechanism::{
+    BitRelease, BitReleaseConfig, Budget, LedgerStore, LedgerWriter, NoiseKey, ReleaseShape, StoreError,
+};
+
+const BATCH: u64 = 64;
+const RECORDS: u64 = 1_000_000;
+
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Vec<u8>>>);
+
+impl LedgerStore for Memory {
+    fn append_durably(&mut self, line: &[u8]) -> Result<(), StoreError> {
+        self.0.lock().expect("one thread").extend_from_slice(line);
+        Ok(())
+    }
+}
+
+fn main() {
+    println!("release of {BATCH} records at ε = 8 (clip 2, δ = 1e-5), one thread");
+    for residual in [[16, 32, 32], [64, 32, 32]] {
+        for shape in
+            [ReleaseShape::Full, ReleaseShape::Mean, ReleaseShape::Pooled(8), ReleaseShape::Pooled(4)]
+        {
+            let seconds = release(residual, shape);
+            println!(
+                "  {residual:?} {shape:>9}: {:8.3} ms, {:7.1} µs a record",
+                1e3 * seconds,
+                1e6 * seconds / BATCH as f64
+            );
+        }
+    }
+    println!("ledger of {RECORDS} records");
+    ledger("one charge for all", RECORDS);
+    ledger("batches of 128 in random order", 128);
+}
+
+/// Seconds to charge for and make the messages of one batch.
+fn release(residual: [usize; 3], shape: ReleaseShape) -> f64 {
+    let sigma = gaussian::sigma(8.0, 1e-5, 4.0).expect("in range");
+    let config = BitReleaseConfig { clip: 2.0, sigma, shape, residual, function: Digest([0; 32]) };
+    let mechanism = BitRelease::new(config, NoiseKey::new([1; 32])).expect("a valid mechanism");
+    let len: usize = residual.iter().product();
+    let x: Vec<f32> =
+        (0..len * BATCH as usize).map(|i| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) * 0.1).collect();
+    let (mut writer, _) = writer();
+    let mut first = 0;
+    median(21, || {
+        first += BATCH;
+        let records = first..first + BATCH;
+        let charge = mechanism.charge(Digest([1; 32]), RecordSet::range(records.clone()), 0, "a benchmark");
+        let receipt = writer.charge(charge).expect("no limit");
+        let sent = mechanism.release(&receipt, records, &x).expect("charged");
+        assert_eq!(sent.len(), BATCH as usize);
+    })
+}
+
+fn ledger(name: &str, batch: u64) {
+    let (mut writer, store) = writer();
+    let mechanism = MechanismId::new(format!(
+        "residual-bits v2: full of 16x32x32, clip 2, sigma 2.4, function {}",
+        Digest([3; 32])
+    ));
+    let charge = |ids: &[u64], transcript: u64| Charge {
+        dataset: Digest([1; 32]),
+        records: if batch == RECORDS { RecordSet::range(0..RECORDS) } else { RecordSet::of(ids) },
+        view: 0,
+        mechanism: mechanism.clone(),
+        transcript: (batch < RECORDS).then(|| Digest::of("exchange", &[&transcript.to_le_bytes()])),
+        event: Event::gaussian(1.2),
+        bytes: 2048,
+        purpose: "training records, one epoch".into(),
+    };
+    // A fixed permutation: 7919 and a million have no common divisor.
+    let order: Vec<u64> = (0..RECORDS).map(|i| i * 7919 % RECORDS).collect();
+    let began = Instant::now();
+    for (i, ids) in order.chunks(batch as usize).enumerate() {
+        writer.charge(charge(ids, i as u64)).expect("no limit");
+    }
+    let charged = began.elapsed().as_secs_f64();
+    let bytes = store.0.lock().expect("one thread").clone();
+    let began = Instant::now();
+    let read = Ledger::verify(&bytes).expect("just written");
+    let verified = began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let epsilon = read.epsilon(1e-5);
+    println!(
+        "  {name}: charged in {charged:.3} s, verified in {verified:.3} s, ε = {epsilon:.3} in {:.3} s, {} entries, {:.2} MB",
+        began.elapsed().as_secs_f64(),
+        read.len(),
+        bytes.len() as f64 / 1e6
+    );
+}
+
+fn writer() -> (LedgerWriter, Memory) {
+    let store = Memory::default();
+    let budget = Budget::new(f64::INFINITY, 1e-5).expect("a budget");
+    (LedgerWriter::new(Ledger::empty(), budget, Box::new(store.clone())), store)
+}
+
+fn median(repetitions: usize, mut work: impl FnMut()) -> f64 {
+    work();
+    let mut seconds: Vec<f64> = (0..repetitions)
+        .map(|_| {
+            let began = Instant::now();
+            work();
+            began.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds[repetitions / 2]
+}
