@@ -247,7 +247,33 @@ fn privacy_spec(config: &Config) -> spec::Privacy {
         ("delta", None) => Protection::NoNoise,
         _ => Protection::NothingReleased,
     };
-    spec::Privacy { protection, delta: privacy.delta, clip: privacy.clip, allow: privacy.allow.clone() }
+    spec::Privacy {
+        protection,
+        delta: privacy.delta,
+        clip: match privacy.clip {
+            config::Clip::Norm(norm) => spec::Clip::Norm(norm),
+            config::Clip::Quantile(config::Quantile { quantile, epsilon }) => {
+                spec::Clip::Quantile { quantile, epsilon }
+            }
+        },
+        release: match privacy.release {
+            config::Release::Once => spec::Release::Views(privacy.views),
+            config::Release::PerStep => spec::Release::PerStep,
+        },
+        labels: labels_spec(privacy),
+        allow: privacy.allow.clone(),
+    }
+}
+
+fn labels_spec(privacy: &config::Privacy) -> spec::Labels {
+    // Checked when the file was read: labels that are not public come with their ε.
+    match (privacy.labels, privacy.label_epsilon) {
+        (config::Labels::Randomised, Some(epsilon)) => spec::Labels::Randomised { epsilon },
+        (config::Labels::Withheld, Some(epsilon)) => {
+            spec::Labels::Withheld { epsilon, clip: privacy.gradient_clip }
+        }
+        _ => spec::Labels::Public,
+    }
 }
 
 fn train_spec(config: &Config) -> spec::Train {

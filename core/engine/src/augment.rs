@@ -29,6 +29,14 @@ impl Augment {
         (0..count).map(|_| self.draw(&mut stream)).collect()
     }
 
+    /// What is done to a record for one of its views; view 0 is the record itself.
+    pub fn view(&self, seed: u64, view: u32, record: usize) -> Draw {
+        match view {
+            0 => Draw::default(),
+            _ => self.draw(&mut Stream::new(seed, Purpose::View, u64::from(view), record as u64)),
+        }
+    }
+
     fn draw(&self, stream: &mut Stream) -> Draw {
         // All three numbers are always drawn, so that switching one augmentation leaves the others as they were.
         let flip = stream.below(2) == 1;
@@ -49,12 +57,12 @@ impl Draw {
     ///
     /// - Shapes: `out` `[C, H, W]` = `shape`
     /// - `value(c, i)` is element `i` of the record, which lies in channel `c`; `padding(c)` is what lies outside
-    pub fn apply(
+    pub fn apply<T: Copy>(
         self,
         shape: [usize; 3],
-        value: impl Fn(usize, usize) -> f32,
-        padding: impl Fn(usize) -> f32,
-        out: &mut [f32],
+        value: impl Fn(usize, usize) -> T,
+        padding: impl Fn(usize) -> T,
+        out: &mut [T],
     ) {
         let [channels, height, width] = shape;
         for c in 0..channels {
@@ -109,6 +117,16 @@ mod tests {
         let flips = draws.iter().filter(|d| d.flip).count();
         assert!((400..600).contains(&flips));
         assert!(draws.iter().any(|d| d.dy == -2) && draws.iter().any(|d| d.dx == 2));
+    }
+
+    #[test]
+    fn views_are_keyed_and_the_first_is_the_record_itself() {
+        assert_eq!(AUGMENT.view(1, 0, 5), Draw::default());
+        assert_eq!(AUGMENT.view(1, 3, 5), AUGMENT.view(1, 3, 5));
+        let some = |f: &dyn Fn(usize) -> Draw| (0..40).map(f).collect::<Vec<_>>();
+        assert_ne!(some(&|r| AUGMENT.view(1, 1, r)), some(&|r| AUGMENT.view(1, 2, r)));
+        assert_ne!(some(&|r| AUGMENT.view(1, 1, r)), some(&|r| AUGMENT.view(2, 1, r)));
+        assert_eq!(Augment::default().view(1, 9, 5), Draw::default());
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub enum Purpose {
     Augment = 2,
     /// Dropout masks.
     Dropout = 3,
+    /// Flips and crops of the views that leave.
+    View = 4,
 }
 
 /// A SplitMix64 stream.

@@ -29,6 +29,8 @@ pub struct Load {
     pub batch_size: usize,
     pub train_records: usize,
     pub test_records: usize,
+    /// Messages kept per training record; epoch `first_epoch + e` is trained on the one at place `e % views`.
+    pub views: usize,
     pub threads: usize,
 }
 
@@ -39,11 +41,17 @@ pub enum Job {
     Hello { version: u32 },
     /// \[parameters] → [`Reply::Done`].
     Load(Box<Load>),
-    /// \[messages of `count` records from `first`, then, if `labels`, one u16 each] → [`Reply::Done`].
-    Store { set: RecordSet, first: usize, count: usize, labels: bool },
+    /// \[messages of `count` records from `first`, then, if `labels`, one u16 each] → [`Reply::Done`]. Puts them at place
+    /// `view`, over what is there.
+    Store { set: RecordSet, view: usize, first: usize, count: usize, labels: bool },
     /// Trains `steps` steps on stored records → one [`Reply::Logits`] per step, from before its update, then
     /// [`Reply::State`] if `snapshot`, then [`Reply::Done`].
     Train { epoch: usize, first_step: usize, steps: usize, quiet: bool, snapshot: bool },
+    /// Logits of one step of training without its update → [`Reply::Logits`], [`Reply::Done`].
+    Forward { epoch: usize, step: usize },
+    /// \[gradients of the loss with respect to the logits of the last [`Job::Forward`], `count × classes` numbers] The
+    /// update of that step → [`Reply::Done`].
+    Backward,
     /// \[a state, as [`Reply::State`] gave it] → [`Reply::Done`].
     Restore { updates: u64 },
     /// → [`Reply::State`], [`Reply::Done`].
@@ -64,6 +72,8 @@ impl Job {
             Job::Load(_) => "load",
             Job::Store { .. } => "store",
             Job::Train { .. } => "train",
+            Job::Forward { .. } => "forward",
+            Job::Backward => "backward",
             Job::Restore { .. } => "restore",
             Job::Snapshot => "snapshot",
             Job::Predict { .. } => "predict",

@@ -90,17 +90,48 @@ pub struct Privacy {
     /// δ of the guarantee.
     pub delta: f64,
     /// L2 clipping norm of one record's residual.
-    pub clip: f64,
+    pub clip: Clip,
+    pub release: Release,
+    pub labels: Labels,
     /// UNPROTECTED kinds let through by name.
     pub allow: Vec<String>,
+}
+
+/// Where the clipping norm comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Clip {
+    /// Given by hand.
+    Norm(f64),
+    /// A private quantile of the training records' norms, charged to each of them.
+    Quantile { quantile: f64, epsilon: f64 },
+}
+
+/// How often a training record's residual leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Release {
+    /// So many views of each record, each once before the accelerator starts; 1 is the record itself.
+    Views(u32),
+    /// A fresh view of each record for every epoch.
+    PerStep,
+}
+
+/// What the accelerator learns of labels.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Labels {
+    /// They leave as they are: UNPROTECTED.
+    Public,
+    /// After randomised response with this ε.
+    Randomised { epsilon: f64 },
+    /// Not at all: it gets noised gradients of this clipping norm, which together cost this ε.
+    Withheld { epsilon: f64, clip: f64 },
 }
 
 /// How strong the noise on releases is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Protection {
-    /// Noise calibrated to this ε per record (replace-one neighbours).
+    /// Noise calibrated so that everything released about a record stays within this ε (replace-one neighbours).
     Epsilon(f64),
-    /// No noise: the release is UNPROTECTED and must be allowed by name.
+    /// No noise on residuals: they are UNPROTECTED and must be allowed by name.
     NoNoise,
     /// The flow releases nothing.
     NothingReleased,

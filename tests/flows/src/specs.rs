@@ -3,7 +3,8 @@ use model::{Graph, zoo};
 use tensor::Shape;
 use wire::RunSpec;
 use wire::spec::{
-    Accelerator, Address, Decomposition, Delta, Flow, OnFailure, Privacy, Protection, ReleaseShape, Train,
+    Accelerator, Address, Clip, Decomposition, Delta, Flow, Labels, OnFailure, Privacy, Protection, Release,
+    ReleaseShape, Train,
 };
 
 /// `cnn-small` on 16×16 colour images with 10 classes.
@@ -19,7 +20,9 @@ pub fn spec(flow: Flow, epochs: usize) -> RunSpec {
         privacy: Privacy {
             protection: Protection::NothingReleased,
             delta: 1e-5,
-            clip: 2.0,
+            clip: Clip::Norm(2.0),
+            release: Release::Views(1),
+            labels: Labels::Public,
             allow: Vec::new(),
         },
         train: Train {
@@ -107,4 +110,49 @@ pub fn records(count: usize, seed: u64) -> Vec<u8> {
     }
     pixels.extend(labels);
     pixels
+}
+
+/// [`with_epsilon`] where every epoch has a fresh view of each record.
+pub fn per_step(epochs: usize) -> RunSpec {
+    let mut spec = with_epsilon(epochs);
+    spec.privacy.release = Release::PerStep;
+    spec
+}
+
+/// [`with_epsilon`] with two views of each record.
+pub fn two_views(epochs: usize) -> RunSpec {
+    let mut spec = with_epsilon(epochs);
+    spec.privacy.release = Release::Views(2);
+    spec
+}
+
+/// [`with_epsilon`] with labels after randomised response, and nothing allowed.
+pub fn randomised_labels(epochs: usize) -> RunSpec {
+    let mut spec = with_epsilon(epochs);
+    spec.privacy.labels = Labels::Randomised { epsilon: 2.0 };
+    spec.privacy.allow.clear();
+    spec
+}
+
+/// [`with_epsilon`] with gradients in place of labels, and nothing allowed.
+pub fn withheld_labels(epochs: usize) -> RunSpec {
+    let mut spec = with_epsilon(epochs);
+    spec.privacy.labels = Labels::Withheld { epsilon: 3.0, clip: 1.0 };
+    spec.privacy.allow.clear();
+    spec
+}
+
+/// [`with_epsilon`] with a clipping norm found by a private quantile.
+pub fn quantile_clip(epochs: usize) -> RunSpec {
+    let mut spec = with_epsilon(epochs);
+    spec.privacy.clip = Clip::Quantile { quantile: 0.5, epsilon: 0.5 };
+    spec
+}
+
+/// All of it: a fresh view for every epoch, withheld labels, a private clipping norm.
+pub fn everything(epochs: usize) -> RunSpec {
+    let mut spec = withheld_labels(epochs);
+    spec.privacy.release = Release::PerStep;
+    spec.privacy.clip = Clip::Quantile { quantile: 0.5, epsilon: 0.5 };
+    spec
 }

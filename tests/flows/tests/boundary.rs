@@ -65,7 +65,9 @@ fn everything_received_is_released_public_or_allowed() {
                 messages += count;
                 labels += if *with { *count } else { 0 };
             }
-            Job::Restore { .. } | Job::Answer { .. } => panic!("nothing to restore or to answer in this run"),
+            Job::Restore { .. } | Job::Answer { .. } | Job::Forward { .. } | Job::Backward => {
+                panic!("{job:?} does not belong to this run")
+            }
             Job::Hello { .. } | Job::Train { .. } | Job::Predict { .. } | Job::Snapshot | Job::Finish => {
                 assert!(body.is_empty(), "{job:?} carries a body");
             }

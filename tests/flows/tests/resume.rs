@@ -1,7 +1,10 @@
 //! A run that was stopped or crashed anywhere ends with the same weights.
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
-use asymflow_flows::{Disk, MemoryHost, enclave, plain, records, with_epsilon, without_noise};
+use asymflow_flows::{
+    Disk, MemoryHost, enclave, everything, per_step, plain, quantile_clip, randomised_labels, records,
+    two_views, with_epsilon, withheld_labels, without_noise,
+};
 use model::Parameters;
 use runtime::{Outcome, Run, RunError};
 use wire::RunSpec;
@@ -46,8 +49,10 @@ fn uninterrupted(spec: &RunSpec) -> (MemoryHost, Run) {
 
 #[test]
 fn stopped_at_every_step() {
-    for spec in [enclave(3), plain(3), with_epsilon(3), without_noise(3)] {
-        let (_, whole) = uninterrupted(&spec);
+    let public = [enclave(3), plain(3), with_epsilon(3), without_noise(3)];
+    let policies = [per_step(3), two_views(3), randomised_labels(3), withheld_labels(3), quantile_clip(3)];
+    for spec in public.into_iter().chain(policies).chain([everything(3)]) {
+        let (whole_host, whole) = uninterrupted(&spec);
         for stop in 0..STEPS {
             let mut host = MemoryHost { stop_after: Some(stop), ..MemoryHost::default() };
             let mut run = create(&mut host, spec.clone()).unwrap();
@@ -56,16 +61,23 @@ fn stopped_at_every_step() {
             let (mut host, mut run) = resume(host.disk(), &spec);
             assert_eq!(run.steps_done(), stop);
             assert_eq!(run.train(&mut host).unwrap(), Outcome::Finished);
-            assert!(weights(&run) == weights(&whole), "{} stopped after {stop}", spec.flow.name());
+            let name = format!("{} with {:?}, stopped after {stop}", spec.flow.name(), spec.privacy);
+            assert!(weights(&run) == weights(&whole), "{name}");
+            assert_eq!(host.disk().ledger, whole_host.disk().ledger, "{name}");
         }
     }
 }
 
 #[test]
 fn crashed_at_every_write() {
-    let mut spec = with_epsilon(3);
-    spec.train.checkpoint_steps = Some(2);
-    let (whole_host, whole) = uninterrupted(&spec);
+    for mut spec in [with_epsilon(3), everything(3)] {
+        spec.train.checkpoint_steps = Some(2);
+        crash_at_every_write(&spec);
+    }
+}
+
+fn crash_at_every_write(spec: &RunSpec) {
+    let (whole_host, whole) = uninterrupted(spec);
     for writes in 1.. {
         let mut host = MemoryHost { writes_left: Some(writes), ..MemoryHost::default() };
         let mut run = create(&mut host, spec.clone()).unwrap();
@@ -74,7 +86,7 @@ fn crashed_at_every_write() {
             assert!(writes > 5, "a run writes more often than that");
             break;
         }
-        let (mut host, mut run) = resume(host.disk(), &spec);
+        let (mut host, mut run) = resume(host.disk(), spec);
         assert_eq!(run.train(&mut host).unwrap(), Outcome::Finished);
         assert!(weights(&run) == weights(&whole), "crashed at write {writes}");
         assert_eq!(

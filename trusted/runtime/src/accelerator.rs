@@ -97,19 +97,23 @@ impl Accelerator {
         self.done(&job)
     }
 
-    /// Stores messages of `count` records, with their labels if they leave.
+    /// Stores messages of the records from `first` on at place `view`, with their labels if they leave.
     pub(crate) fn store(
         &mut self,
-        set: RecordSet,
-        first: usize,
+        (set, view, first): (RecordSet, usize, usize),
         messages: &[Message],
         labels: Option<&Body>,
     ) -> Result<(), RunError> {
-        let job = Job::Store { set, first, count: messages.len(), labels: labels.is_some() };
+        let job = Job::Store { set, view, first, count: messages.len(), labels: labels.is_some() };
         let mut bodies: Vec<(&Body, usize)> = messages.iter().map(|m| (m.as_ref(), 1)).collect();
         bodies.extend(labels.map(|l| (l, messages.len())));
         self.send(&job, &bodies)?;
         self.done(&job)
+    }
+
+    /// Sends the gradients of the last forward step's records without waiting; its end is [`Accelerator::done`].
+    pub(crate) fn gradients(&mut self, gradients: &Body, records: usize) -> Result<(), RunError> {
+        self.send(&Job::Backward, &[(gradients, records)])
     }
 
     /// Asks for training without waiting; collect its logits with [`Accelerator::logits`], then

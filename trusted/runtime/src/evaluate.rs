@@ -1,11 +1,12 @@
 //! Quality on the test records, with and without the untrusted part.
 
-use engine::{Draw, Pass};
+use engine::Pass;
 use kernels::{Mode, softmax_cross_entropy};
 use wire::accelerator::RecordSet;
 use wire::owner::{Event, Scores, Summary};
 
 use crate::messages::Messenger;
+use crate::records::Chosen;
 use crate::run::Run;
 use crate::train::correct;
 use crate::{Host, Outsourced, RunError};
@@ -58,17 +59,16 @@ impl Run {
         let (messenger, mut ledger) = self.messenger(host, outsourced)?;
         let mut link = self.connect(host, outsourced)?;
         let tests = self.data.get(RecordSet::Test).len();
-        let receipt =
-            messenger.charge(&mut ledger, self.data.get(RecordSet::Test), "test records, released once")?;
+        let records = self.data.get(RecordSet::Test);
+        let receipt = messenger.charge(&mut ledger, records, 0, "test records, released once")?;
         let mut logits = Vec::new();
-        for range in Messenger::chunks(tests) {
+        for chunk in Messenger::chunks(RecordSet::Test, 0, tests) {
             let mut trusted = self.trusted.take();
             let source = (self.data.get(RecordSet::Test), receipt.as_ref());
-            let chunk = (RecordSet::Test, range.clone());
-            let messages = messenger.chunk(host, trusted.as_mut(), source, chunk, &self.context());
+            let messages = messenger.chunk(host, trusted.as_mut(), source, &chunk, &self.context());
             self.trusted = trusted;
             logits.extend(link.answer(&messages?, self.spec.graph.classes())?);
-            let (set, records) = (RecordSet::Test, range.end);
+            let (set, records) = (RecordSet::Test, chunk.range.end);
             let epsilon = self.epsilon(ledger.ledger());
             host.report(Event::Released { set, records, total: tests, epsilon }, &[]);
         }
@@ -110,7 +110,7 @@ impl Run {
         for first in (0..records.len()).step_by(batch) {
             let range = first..(first + batch).min(records.len());
             let count = range.len();
-            records.fill(&self.pixels, range.map(|r| (r, Draw::default())), model.input_mut(count));
+            records.fill(&self.pixels, range.map(Chosen::plain), model.input_mut(count));
             let pass = Pass { records: count, mode: Mode::Eval };
             logits.extend_from_slice(model.forward(pass, &self.threads)?);
         }

@@ -2,9 +2,10 @@
 
 use ledger::{ChainError, Head, Ledger, LedgerError};
 use mechanism::{Budget, LedgerWriter};
+use wire::RunSpec;
 use wire::owner::Event;
-use wire::spec::{Privacy, Protection};
 
+use crate::calibration;
 use crate::flow::request;
 use crate::{Host, RunError};
 
@@ -16,7 +17,7 @@ use crate::{Host, RunError};
 /// [`RunError::Ledger`] if the ledger was altered, reordered, or is behind the checkpoint.
 pub(crate) fn open(
     host: &mut dyn Host,
-    privacy: &Privacy,
+    spec: &RunSpec,
     known: Option<&Head>,
 ) -> Result<LedgerWriter, RunError> {
     let ledger = match Ledger::verify(&host.ledger()?) {
@@ -32,10 +33,6 @@ pub(crate) fn open(
     if let Some(known) = known {
         ledger.require(known)?;
     }
-    let epsilon = match privacy.protection {
-        Protection::Epsilon(epsilon) => epsilon,
-        Protection::NoNoise | Protection::NothingReleased => f64::INFINITY,
-    };
-    let budget = Budget::new(epsilon, privacy.delta).map_err(request)?;
+    let budget = Budget::new(calibration::budget(spec), spec.privacy.delta).map_err(request)?;
     Ok(LedgerWriter::new(ledger, budget, host.ledger_store()?))
 }

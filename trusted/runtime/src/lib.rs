@@ -3,16 +3,19 @@
 //! Pure: files, sockets, clocks and processor time come in through [`Host`].
 
 mod accelerator;
+mod calibration;
 mod checkpoint;
 mod error;
 mod evaluate;
 mod flow;
 mod host;
 mod infer;
+mod labels;
 mod ledger;
 mod messages;
 mod plan;
 mod records;
+mod remote;
 mod run;
 mod train;
 mod trusted_model;

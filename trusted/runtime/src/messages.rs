@@ -2,17 +2,21 @@
 
 use std::ops::Range;
 
+use engine::{Augment, Draw, InputForm};
 use kernels::Threads;
 use ledger::{Digest, Kind};
 use mechanism::{
-    BitRelease, BitReleaseConfig, LedgerWriter, NoiseKey, Permissions, PlainBits, Receipt, Released,
+    BitRelease, BitReleaseConfig, LedgerWriter, NoiseKey, NormQuantile, Permissions, PlainBits, Receipt,
+    ReleaseShape, Released,
 };
+use wire::RunSpec;
 use wire::accelerator::RecordSet;
-use wire::spec::{Privacy, Protection};
+use wire::spec::{Clip, Release};
 
 use crate::accelerator::Body;
+use crate::calibration::Calibration;
 use crate::flow::{Outsourced, request};
-use crate::records::Records;
+use crate::records::{Chosen, Records};
 use crate::trusted_model::TrustedModel;
 use crate::{Host, RunError};
 
@@ -36,33 +40,46 @@ pub(crate) enum Messenger {
 pub(crate) struct Context<'a> {
     pub(crate) permissions: &'a Permissions,
     pub(crate) threads: &'a Threads,
-    pub(crate) form: &'a engine::InputForm,
+    pub(crate) form: &'a InputForm,
     pub(crate) batch: usize,
+    /// What views are made with.
+    pub(crate) augment: Augment,
+    pub(crate) seed: u64,
+}
+
+/// Some messages: of which set, which view, which records.
+#[derive(Clone)]
+pub(crate) struct Chunk {
+    pub(crate) set: RecordSet,
+    pub(crate) view: u32,
+    pub(crate) range: Range<usize>,
 }
 
 impl Messenger {
-    /// The way in which records leave for `outsourced`; for residuals, from the frozen backbone of `trusted`.
+    /// The way in which records leave for `outsourced`; for residuals, from the frozen backbone of `trusted`, clipped to
+    /// `clip`.
     pub(crate) fn new(
         outsourced: &Outsourced,
-        privacy: &Privacy,
-        trusted: Option<&TrustedModel>,
-        pixels: &engine::InputForm,
+        spec: &RunSpec,
+        trusted: Option<(&TrustedModel, f64)>,
         key: NoiseKey,
     ) -> Result<Self, RunError> {
-        let (Some(shape), Some(trusted)) = (outsourced.shape, trusted) else { return Ok(Messenger::Inputs) };
+        let (Some(shape), Some((trusted, clip))) = (outsourced.shape, trusted) else {
+            return Ok(Messenger::Inputs);
+        };
         let residual = residual_shape(trusted)?;
-        let Protection::Epsilon(epsilon) = privacy.protection else {
+        let Some(multiplier) = Calibration::of(spec, outsourced)?.residual else {
             return Ok(Messenger::Plain(PlainBits::new(shape, residual).map_err(request)?));
         };
-        let sigma = sigma(epsilon, privacy)?;
-        let function = trusted.residual_function(format!("{pixels:?}").as_bytes());
-        let config = BitReleaseConfig { clip: privacy.clip, sigma, shape, residual, function };
+        let (sigma, function) = (multiplier * 2.0 * clip, residual_function(trusted, spec)?);
+        let config = BitReleaseConfig { clip, sigma, shape, residual, function };
         Ok(Messenger::Released(Box::new(BitRelease::new(config, key).map_err(request)?)))
     }
 
     /// Chunks of `count` records.
-    pub(crate) fn chunks(count: usize) -> impl Iterator<Item = Range<usize>> {
-        (0..count).step_by(CHUNK).map(move |first| first..(first + CHUNK).min(count))
+    pub(crate) fn chunks(set: RecordSet, view: u32, count: usize) -> impl Iterator<Item = Chunk> {
+        let chunk = move |first| Chunk { set, view, range: first..(first + CHUNK).min(count) };
+        (0..count).step_by(CHUNK).map(chunk)
     }
 
     /// Charges for a message of every record of a set; before anything is made or sent.
@@ -70,6 +87,7 @@ impl Messenger {
         &self,
         ledger: &mut LedgerWriter,
         records: &Records,
+        view: u32,
         purpose: &str,
     ) -> Result<Option<Receipt>, RunError> {
         let Messenger::Released(release) = self else { return Ok(None) };
@@ -77,7 +95,7 @@ impl Messenger {
             return Ok(None);
         }
         let all = ledger::RecordSet::range(0..records.len() as u64);
-        Ok(Some(ledger.charge(release.charge(records.root(), all, 0, purpose))?))
+        Ok(Some(ledger.charge(release.charge(records.root(), all, view, purpose))?))
     }
 
     /// Messages of one chunk of a set: as stored, or made now and stored.
@@ -86,38 +104,37 @@ impl Messenger {
         host: &mut dyn Host,
         trusted: Option<&mut TrustedModel>,
         (records, receipt): (&Records, Option<&Receipt>),
-        (set, range): (RecordSet, Range<usize>),
+        chunk: &Chunk,
         context: &Context<'_>,
     ) -> Result<Vec<Message>, RunError> {
         match (self, receipt, trusted) {
             (Messenger::Released(release), Some(receipt), Some(trusted)) => {
-                let name = format!("messages-{}-{:08}", set_name(set), range.start);
-                let ids = range.start as u64..range.end as u64;
+                let (name, ids) = (chunk.name(), chunk.range.start as u64..chunk.range.end as u64);
                 if let Some(stored) = host.load(&name)? {
                     return Ok(boxed(release.from_stored(receipt, ids, &stored)?));
                 }
-                let mut made = Vec::with_capacity(range.len());
-                for part in batches(range, context.batch) {
-                    let residuals = residuals(trusted, records, part.clone(), context)?;
-                    let len = residuals.len() / part.len();
-                    for (record, residual) in part.zip(residuals.chunks_exact(len)) {
-                        made.push(release.release(receipt, record as u64, residual)?);
-                    }
+                let mut made = Vec::with_capacity(chunk.range.len());
+                for part in batches(chunk.range.clone(), context.batch) {
+                    let ids = part.start as u64..part.end as u64;
+                    let residuals = residuals(trusted, records, (chunk.view, part), context)?;
+                    made.extend(release.release(receipt, ids, residuals)?);
                 }
                 host.save(&name, &release.to_stored(receipt, ids, &made))?;
                 Ok(boxed(made))
             }
             (Messenger::Plain(plain), _, Some(trusted)) => {
-                let mut made: Vec<Message> = Vec::with_capacity(range.len());
-                for part in batches(range, context.batch) {
-                    let residuals = residuals(trusted, records, part.clone(), context)?;
-                    for residual in residuals.chunks_exact(residuals.len() / part.len()) {
-                        made.push(Box::new(plain.release(context.permissions, residual)?));
-                    }
+                let mut made: Vec<Message> = Vec::with_capacity(chunk.range.len());
+                for part in batches(chunk.range.clone(), context.batch) {
+                    let count = part.len();
+                    let residuals = residuals(trusted, records, (chunk.view, part), context)?;
+                    let bits = plain.release(context.permissions, count, residuals)?;
+                    made.extend(bits.into_iter().map(|bits| Box::new(bits) as Message));
                 }
                 Ok(made)
             }
-            (Messenger::Inputs, ..) => range
+            (Messenger::Inputs, ..) => chunk
+                .range
+                .clone()
                 .map(|record| {
                     let image = records.pixels(record).to_vec();
                     Ok(Box::new(context.permissions.allow(Kind::Inputs, image)?) as Message)
@@ -139,8 +156,8 @@ impl Messenger {
         context: &Context<'_>,
     ) -> Result<Vec<Message>, RunError> {
         let Messenger::Released(release) = self else {
-            let all = 0..images.len();
-            return self.chunk(host, trusted, (images, None), (RecordSet::Test, all), context);
+            let all = Chunk { set: RecordSet::Test, view: 0, range: 0..images.len() };
+            return self.chunk(host, trusted, (images, None), &all, context);
         };
         let trusted =
             trusted.ok_or_else(|| RunError::Request("a release needs a trusted part".to_owned()))?;
@@ -150,12 +167,12 @@ impl Messenger {
             let id = content_id(images.pixels(image));
             let charge = release.charge(dataset, ledger::RecordSet::of(&[id]), 0, "inference");
             let receipt = ledger.charge(charge)?;
-            let name = format!("message-{id:016x}-{}", &release.config().function.to_string()[..8]);
+            let name = format!("message-{id:016x}-{}", short(&release.config().function));
             let made = match host.load(&name)? {
                 Some(stored) => release.from_stored(&receipt, id..id + 1, &stored)?,
                 None => {
-                    let residual = residuals(trusted, images, image..image + 1, context)?;
-                    let made = vec![release.release(&receipt, id, residual)?];
+                    let residual = residuals(trusted, images, (0, image..image + 1), context)?;
+                    let made = release.release(&receipt, id..id + 1, residual)?;
                     host.save(&name, &release.to_stored(&receipt, id..id + 1, &made))?;
                     made
                 }
@@ -166,9 +183,71 @@ impl Messenger {
     }
 }
 
-/// σ for ε: sensitivity is `2C`, where neighbours replace the record.
-pub(crate) fn sigma(epsilon: f64, privacy: &Privacy) -> Result<f64, RunError> {
-    accounting::gaussian::sigma(epsilon, privacy.delta, 2.0 * privacy.clip).map_err(request)
+impl Chunk {
+    /// Name of the file that its messages are stored in.
+    fn name(&self) -> String {
+        let set = match self.set {
+            RecordSet::Train => "train",
+            RecordSet::Test => "test",
+        };
+        match self.view {
+            0 => format!("messages-{set}-{:08}", self.range.start),
+            view => format!("messages-{set}-view{view:04}-{:08}", self.range.start),
+        }
+    }
+}
+
+/// The norm that residuals are clipped to: as given, or a private quantile over the training records, charged and found
+/// once and stored.
+pub(crate) fn clipping_norm(
+    host: &mut dyn Host,
+    ledger: &mut LedgerWriter,
+    spec: &RunSpec,
+    (trusted, shape): (&mut TrustedModel, ReleaseShape),
+    records: &Records,
+    (key, context): (NoiseKey, &Context<'_>),
+) -> Result<f64, RunError> {
+    let (quantile, epsilon) = match spec.privacy.clip {
+        Clip::Norm(norm) => return Ok(norm),
+        Clip::Quantile { quantile, epsilon } => (quantile, epsilon),
+    };
+    let function = residual_function(trusted, spec)?;
+    let name = format!("clipping-norm-{}", short(&function));
+    if let Some(stored) = host.load(&name)? {
+        let bytes = stored.try_into().map_err(|_| RunError::Request(format!("{name} holds no number")))?;
+        return Ok(f64::from_le_bytes(bytes));
+    }
+    if records.len() == 0 {
+        return Err(RunError::Request(
+            "the clipping norm was never found: this run was not trained".to_owned(),
+        ));
+    }
+    let shape = (shape, residual_shape(trusted)?);
+    let mechanism = NormQuantile::new((quantile, epsilon), shape, function, key).map_err(request)?;
+    let all = ledger::RecordSet::range(0..records.len() as u64);
+    let receipt =
+        ledger.charge(mechanism.charge(records.root(), all, "clipping norm, a private quantile"))?;
+    let mut norms = Vec::with_capacity(records.len());
+    for part in batches(0..records.len(), context.batch) {
+        norms.extend(mechanism.norms(residuals(trusted, records, (0, part), context)?)?);
+    }
+    let norm = mechanism.release(&receipt, &norms)?;
+    host.save(&name, &norm.to_le_bytes())?;
+    Ok(norm)
+}
+
+/// Digest of all that turns a record and a view into its residual.
+fn residual_function(trusted: &TrustedModel, spec: &RunSpec) -> Result<Digest, RunError> {
+    let train = &spec.train;
+    let mut preprocessing = format!("{:?}", crate::flow::pixels(spec)?);
+    if spec.privacy.release != Release::Views(1) {
+        preprocessing += &format!("; views by {:?}, seed {}", train.augment, train.seed);
+    }
+    Ok(trusted.residual_function(preprocessing.as_bytes()))
+}
+
+fn short(function: &Digest) -> String {
+    function.to_string()[..8].to_owned()
 }
 
 fn residual_shape(trusted: &TrustedModel) -> Result<[usize; 3], RunError> {
@@ -183,11 +262,15 @@ fn residual_shape(trusted: &TrustedModel) -> Result<[usize; 3], RunError> {
 fn residuals<'a>(
     trusted: &'a mut TrustedModel,
     records: &Records,
-    range: Range<usize>,
+    (view, range): (u32, Range<usize>),
     context: &Context<'_>,
 ) -> Result<&'a [f32], RunError> {
     let count = range.len();
-    let chosen = range.map(|record| (record, engine::Draw::default()));
+    let chosen = range.map(|record| Chosen {
+        record,
+        view: context.augment.view(context.seed, view, record),
+        draw: Draw::default(),
+    });
     records.fill(context.form, chosen, trusted.input_mut(count));
     trusted.residuals(count, context.threads)
 }
@@ -199,13 +282,6 @@ fn batches(range: Range<usize>, batch: usize) -> impl Iterator<Item = Range<usiz
 
 fn boxed(released: Vec<Released<Vec<u8>>>) -> Vec<Message> {
     released.into_iter().map(|message| Box::new(message) as Message).collect()
-}
-
-fn set_name(set: RecordSet) -> &'static str {
-    match set {
-        RecordSet::Train => "train",
-        RecordSet::Test => "test",
-    }
 }
 
 fn content_id(pixels: &[u8]) -> u64 {

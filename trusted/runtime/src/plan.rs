@@ -7,11 +7,11 @@ use split::channels::singular_values;
 use split::spectrum::channel_entropy;
 use wire::RunSpec;
 use wire::owner::{Plan, PlannedLayer, PlannedRelease};
-use wire::spec::Protection;
+use wire::spec::{Clip, Protection};
 
 use crate::RunError;
+use crate::calibration::Calibration;
 use crate::flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};
-use crate::messages::sigma;
 use crate::run::Run;
 use crate::trusted_model::TrustedModel;
 
@@ -141,11 +141,17 @@ fn release(spec: &RunSpec, outsourced: &Outsourced) -> Result<PlannedRelease, Ru
         bytes: outsourced.input.message_len(),
         ..PlannedRelease::default()
     };
-    if let (Protection::Epsilon(epsilon), Some(_)) = (spec.privacy.protection, outsourced.shape) {
-        let sigma = sigma(epsilon, &spec.privacy)?;
+    let calibration = Calibration::of(spec, outsourced)?;
+    if let (Protection::Epsilon(epsilon), Some(multiplier)) = (spec.privacy.protection, calibration.residual)
+    {
         planned.epsilon = Some(epsilon);
-        planned.sigma = Some(sigma);
-        planned.information_bits = Some(information_bound_bits(numbers, spec.privacy.clip, sigma));
+        // A clipping norm that is still to be found scales both; what a message can tell depends on their ratio alone.
+        let clip = match spec.privacy.clip {
+            Clip::Norm(norm) => norm,
+            Clip::Quantile { .. } => 1.0,
+        };
+        planned.sigma = matches!(spec.privacy.clip, Clip::Norm(_)).then_some(multiplier * 2.0 * clip);
+        planned.information_bits = Some(information_bound_bits(numbers, clip, multiplier * 2.0 * clip));
     }
     Ok(planned)
 }

@@ -15,6 +15,23 @@ pub(crate) struct Records {
     record_len: usize,
 }
 
+/// A record, and how it is augmented.
+#[derive(Clone, Copy)]
+pub(crate) struct Chosen {
+    pub(crate) record: usize,
+    /// What makes the view that leaves out of the record.
+    pub(crate) view: Draw,
+    /// What is done to that view in a step of training, on both sides.
+    pub(crate) draw: Draw,
+}
+
+impl Chosen {
+    /// The record itself.
+    pub(crate) fn plain(record: usize) -> Self {
+        Chosen { record, view: Draw::default(), draw: Draw::default() }
+    }
+}
+
 /// Both sets of a run.
 #[derive(Default)]
 pub(crate) struct DataSets {
@@ -98,15 +115,19 @@ impl Records {
     }
 
     /// Writes the chosen records, augmented, as the model's input.
-    pub(crate) fn fill(
-        &self,
-        form: &InputForm,
-        chosen: impl Iterator<Item = (usize, Draw)>,
-        input: &mut [f32],
-    ) {
-        let len: usize = form.input_shape().iter().product();
-        for ((record, draw), out) in chosen.zip(input.chunks_exact_mut(len.max(1))) {
-            form.fill(self.pixels(record), draw, out);
+    pub(crate) fn fill(&self, form: &InputForm, chosen: impl Iterator<Item = Chosen>, input: &mut [f32]) {
+        let shape = form.input_shape();
+        let len: usize = shape.iter().product();
+        let mut view = Vec::new();
+        for (chosen, out) in chosen.zip(input.chunks_exact_mut(len.max(1))) {
+            let pixels = self.pixels(chosen.record);
+            if chosen.view == Draw::default() {
+                form.fill(pixels, chosen.draw, out);
+                continue;
+            }
+            view.resize(len, 0);
+            chosen.view.apply(shape, |_, i| pixels[i], |_| 0, &mut view);
+            form.fill(&view, chosen.draw, out);
         }
     }
 }
@@ -123,6 +144,24 @@ mod tests {
         assert!(records.append(1, &[1, 2, 3, 1], 3, 2).is_err());
         assert!(records.append(usize::MAX, &[1, 2, 3, 1], 3, 2).is_err());
         assert_eq!((records.len(), records.pixels(0), records.labels()), (1, &[1, 2, 3][..], &[1][..]));
+    }
+
+    #[test]
+    fn a_view_is_augmented_again() {
+        let mut records = Records::default();
+        records.append(1, &[10, 20, 30, 0, 0], 3, 2).expect("the body fits");
+        let form = InputForm::Pixels { shape: [1, 1, 3], mean: vec![0.0], std: vec![1.0 / 255.0] };
+        let shifted = Draw { flip: false, dy: 0, dx: 1 };
+        let flipped = Draw { flip: true, dy: 0, dx: 0 };
+        for (view, draw, expected) in [
+            (Draw::default(), Draw::default(), [10.0, 20.0, 30.0]),
+            (shifted, Draw::default(), [20.0, 30.0, 0.0]),
+            (shifted, flipped, [0.0, 30.0, 20.0]),
+        ] {
+            let mut input = [0.0; 3];
+            records.fill(&form, std::iter::once(Chosen { record: 0, view, draw }), &mut input);
+            assert!(input.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{input:?}");
+        }
     }
 
     #[test]

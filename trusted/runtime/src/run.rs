@@ -1,6 +1,6 @@
 //! One run: opened, given records, then trained, evaluated, asked or exported.
 
-use engine::InputForm;
+use engine::{Augment, InputForm};
 use kernels::Threads;
 use ledger::{Class, Entry, Head, Kind, Ledger};
 use mechanism::{NoiseKey, Permissions};
@@ -8,12 +8,12 @@ use model::{Graph, Parameters};
 use wire::RunSpec;
 use wire::accelerator::{Load, RecordSet};
 use wire::owner::Summary;
-use wire::spec::{Accelerator as AcceleratorSpec, Flow, Protection};
+use wire::spec::{Accelerator as AcceleratorSpec, Flow, Labels, Protection, Release};
 
 use crate::accelerator::Accelerator;
 use crate::checkpoint::{self, Checkpoint, Job, Totals};
 use crate::flow::{self, Outsourced, Parts};
-use crate::messages::{Context, Messenger};
+use crate::messages::{self, Context, Messenger};
 use crate::records::DataSets;
 use crate::trusted_model::{InitialParameters, TrustedModel};
 use crate::{Host, RunError};
@@ -150,13 +150,19 @@ impl Run {
     pub(crate) fn load(&self, outsourced: &Outsourced) -> Load {
         let train = &self.spec.train;
         let epochs = train.schedule.epochs.saturating_sub(outsourced.first_epoch);
+        let (augment, views) = match self.spec.privacy.release {
+            Release::Views(views) => (train.augment, views.max(1) as usize),
+            // The view that leaves is the augmentation.
+            Release::PerStep => (Augment::default(), 1),
+        };
         Load {
             graph: outsourced.graph.clone(),
             input: outsourced.input.clone(),
             optimiser: train.optimiser.clone(),
             schedule: engine::Schedule { epochs, ..train.schedule.clone() },
-            augment: train.augment,
+            augment,
             seed: train.seed,
+            views,
             first_epoch: outsourced.first_epoch,
             batch_size: train.batch_size,
             train_records: self.data.get(RecordSet::Train).len(),
@@ -181,15 +187,25 @@ impl Run {
 
     /// The messenger of this run, and the ledger it charges.
     pub(crate) fn messenger(
-        &self,
+        &mut self,
         host: &mut dyn Host,
         outsourced: &Outsourced,
     ) -> Result<(Messenger, mechanism::LedgerWriter), RunError> {
-        let ledger = crate::ledger::open(host, &self.spec.privacy, self.ledger_head.as_ref())?;
+        let mut ledger = crate::ledger::open(host, &self.spec, self.ledger_head.as_ref())?;
         let key = NoiseKey::new(host.job_key()?);
-        let messenger =
-            Messenger::new(outsourced, &self.spec.privacy, self.trusted.as_ref(), &self.pixels, key)?;
-        Ok((messenger, ledger))
+        let mut trusted = self.trusted.take();
+        let clip = match (&mut trusted, outsourced.shape) {
+            (Some(trusted), Some(shape)) => {
+                let records = self.data.get(RecordSet::Train);
+                let with = (key.clone(), &self.context());
+                messages::clipping_norm(host, &mut ledger, &self.spec, (trusted, shape), records, with)
+                    .map(Some)
+            }
+            _ => Ok(None),
+        };
+        self.trusted = trusted;
+        let trusted = self.trusted.as_ref().zip(clip?);
+        Ok((Messenger::new(outsourced, &self.spec, trusted, key)?, ledger))
     }
 
     /// What messages depend on beside their records.
@@ -199,6 +215,8 @@ impl Run {
             threads: &self.threads,
             form: &self.pixels,
             batch: self.spec.train.batch_size,
+            augment: self.spec.train.augment,
+            seed: self.spec.train.seed,
         }
     }
 
@@ -317,7 +335,8 @@ fn unprotected_kinds(spec: &RunSpec, parts: &Parts) -> Vec<Kind> {
     let Some(outsourced) = &parts.outsourced else { return Vec::new() };
     let message = Some(outsourced.kind).filter(|kind| kind.class() == Class::Unprotected);
     let trained = spec.train.epochs > outsourced.first_epoch;
-    message.into_iter().chain(trained.then_some(Kind::Labels)).collect()
+    let labels = (trained && spec.privacy.labels == Labels::Public).then_some(Kind::Labels);
+    message.into_iter().chain(labels).collect()
 }
 
 /// Refuses a run before anything starts, if something would leave that the configuration does not allow by name.

@@ -4,32 +4,34 @@
 //! updates the trusted part. The accelerator trains its own part on its own softmax and streams logits ahead, so the
 //! enclave waits only if the accelerator is slower.
 
-use std::collections::VecDeque;
-use std::ops::Range;
-
 use engine::random::{Purpose, Stream};
-use engine::{Pass, batches};
+use engine::{Augment, Draw, Pass, batches};
 use kernels::{Mode, softmax_cross_entropy};
-use wire::accelerator::{Job, RecordSet};
+use wire::accelerator::RecordSet;
 use wire::owner::{Epoch, Event, Step};
-use wire::spec::{Flow, OnFailure};
+use wire::spec::{Flow, OnFailure, Release};
 
 use crate::accelerator::Accelerator;
-use crate::checkpoint::Remote;
 use crate::flow::Outsourced;
-use crate::messages::Messenger;
+use crate::records::Chosen;
+use crate::remote::{Remotely, Segment};
 use crate::run::{Outcome, Run};
 use crate::{Host, RunError};
 
-/// Segments of work the accelerator is given ahead of the enclave.
-const AHEAD: usize = 2;
+/// How an epoch's records are augmented.
+struct Views {
+    view: u32,
+    /// The view is all the augmentation there is.
+    alone: bool,
+    augment: Augment,
+    seed: u64,
+}
 
-/// A stretch of steps within one epoch, with a checkpoint at its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Segment {
-    epoch: usize,
-    steps: Range<usize>,
-    ends_epoch: bool,
+impl Views {
+    fn chosen(&self, record: usize, draw: Draw) -> Chosen {
+        let view = self.augment.view(self.seed, self.view, record);
+        Chosen { record, view, draw: if self.alone { Draw::default() } else { draw } }
+    }
 }
 
 /// A step's place: its epoch, its number in the epoch, and how many an epoch has.
@@ -38,16 +40,6 @@ struct At {
     epoch: usize,
     step: usize,
     steps: usize,
-}
-
-/// The accelerator while it trains: what it was asked for and has not answered yet.
-struct Remotely {
-    link: Accelerator,
-    /// Jobs in the order of their answers, each with its segment.
-    pending: VecDeque<(Segment, Job)>,
-    /// First step (of the run) not asked for yet.
-    next: usize,
-    state_len: usize,
 }
 
 impl Run {
@@ -94,7 +86,7 @@ impl Run {
     /// Refuses to go on with a ledger that is not the one the last checkpoint saw.
     fn check_ledger(&mut self, host: &mut dyn Host) -> Result<(), RunError> {
         if self.parts.outsourced.is_some() {
-            let ledger = crate::ledger::open(host, &self.spec.privacy, self.ledger_head.as_ref())?;
+            let ledger = crate::ledger::open(host, &self.spec, self.ledger_head.as_ref())?;
             self.ledger_head = Some(ledger.ledger().head());
         }
         Ok(())
@@ -122,93 +114,12 @@ impl Run {
     }
 
     /// The stretch from step `at` of the run to the next checkpoint.
-    fn segment(&self, at: usize, steps: usize) -> Segment {
+    pub(crate) fn segment(&self, at: usize, steps: usize) -> Segment {
         let (epoch, first) = (at / steps, at % steps);
         let every = self.spec.train.checkpoint_steps.unwrap_or(steps).max(1);
         // Counted from the start of the run, so that a resumed run has the same borders.
         let last = ((at / every + 1) * every - epoch * steps).min(steps);
         Segment { epoch, steps: first..last, ends_epoch: last == steps }
-    }
-
-    /// Connects, sends every record's message, and brings the accelerator to where the run stands.
-    fn open_remote(
-        &mut self,
-        host: &mut dyn Host,
-        outsourced: &Outsourced,
-        steps: usize,
-    ) -> Result<Remotely, RunError> {
-        if let Some(model) = &mut self.trusted {
-            model.freeze_backbone();
-        }
-        let (messenger, mut ledger) = self.messenger(host, outsourced)?;
-        let mut link = self.connect(host, outsourced)?;
-        for set in [RecordSet::Train, RecordSet::Test] {
-            self.send_records(host, &mut link, &messenger, &mut ledger, set)?;
-        }
-        self.ledger_head = Some(ledger.ledger().head());
-        let state_len = self.remote_state_len(outsourced);
-        self.catch_up(&mut link, steps)?;
-        Ok(Remotely { link, pending: VecDeque::new(), next: self.steps_done, state_len })
-    }
-
-    fn send_records(
-        &mut self,
-        host: &mut dyn Host,
-        link: &mut Accelerator,
-        messenger: &Messenger,
-        ledger: &mut mechanism::LedgerWriter,
-        set: RecordSet,
-    ) -> Result<(), RunError> {
-        let records = self.data.get(set);
-        let total = records.len();
-        let purpose = match set {
-            RecordSet::Train => "training records, released once",
-            RecordSet::Test => "test records, released once",
-        };
-        let receipt = messenger.charge(ledger, records, purpose)?;
-        let epsilon = self.epsilon(ledger.ledger());
-        let mut trusted = self.trusted.take();
-        let mut sent = Ok(());
-        for range in Messenger::chunks(total) {
-            let chunk = (set, range.clone());
-            let source = (self.data.get(set), receipt.as_ref());
-            let messages = messenger.chunk(host, trusted.as_mut(), source, chunk, &self.context());
-            sent = messages.and_then(|messages| {
-                let labels = match set {
-                    RecordSet::Train => Some(self.labels(range.clone())?),
-                    RecordSet::Test => None,
-                };
-                link.store(set, range.start, &messages, labels.as_ref().map(|l| l as _))
-            });
-            if sent.is_err() {
-                break;
-            }
-            host.report(Event::Released { set, records: range.end, total, epsilon }, &[]);
-        }
-        self.trusted = trusted;
-        sent
-    }
-
-    fn labels(&self, range: Range<usize>) -> Result<mechanism::Unprotected<Vec<u8>>, RunError> {
-        let labels = wire::body::from_u16(&self.data.get(RecordSet::Train).labels()[range]);
-        Ok(self.permissions.allow(ledger::Kind::Labels, labels)?)
-    }
-
-    /// Lets the accelerator repeat, without answers, the steps between its last known state and the run's.
-    fn catch_up(&mut self, link: &mut Accelerator, steps: usize) -> Result<(), RunError> {
-        let known = self.remote.as_ref().map_or(self.first_remote_step(steps), |remote| remote.steps_done);
-        if known < self.steps_done {
-            let (epoch, first_step) = (known / steps, known % steps);
-            let count = self.steps_done - known;
-            let job = Job::Train { epoch, first_step, steps: count, quiet: true, snapshot: false };
-            link.submit(&job)?;
-            link.done(&job)?;
-        }
-        Ok(())
-    }
-
-    fn first_remote_step(&self, steps: usize) -> usize {
-        self.parts.outsourced.as_ref().map_or(0, |o| o.first_epoch * steps)
     }
 
     /// Trains one segment; `Some` if the owner asked to stop in it.
@@ -222,10 +133,14 @@ impl Run {
         let order =
             batches::order(self.spec.train.seed, segment.epoch, self.data.get(RecordSet::Train).len());
         let mut cpu = host.cpu_seconds();
+        if let Some(remotely) = remote {
+            let sent = self.send_view(host, remotely, segment.epoch);
+            self.check_remote(host, sent, remote)?;
+        }
         for step in segment.steps.clone() {
             if host.stop_asked() {
                 self.totals.trusted_cpu_seconds += host.cpu_seconds() - cpu;
-                self.account(remote);
+                self.stop_remote(host, remote)?;
                 self.save(host)?;
                 return Ok(Some(Outcome::Stopped { steps_done: self.steps_done }));
             }
@@ -240,30 +155,10 @@ impl Run {
             result?;
         }
         if let Some(remotely) = remote {
-            let ended = remotely.end_segment(self.steps_done);
-            match ended {
-                Ok((state, cpu_seconds)) => {
-                    self.remote = Some(state);
-                    self.totals.untrusted_cpu_seconds += cpu_seconds;
-                }
-                Err(error) => self.check_remote(host, Err(error), remote)?,
-            }
+            let ended = self.end_segment(remotely);
+            self.check_remote(host, ended, remote)?;
         }
         Ok(None)
-    }
-
-    fn submit_ahead(&self, remotely: &mut Remotely, steps: usize) -> Result<(), RunError> {
-        let total = steps * self.spec.train.epochs;
-        let tests = self.data.get(RecordSet::Test).len();
-        let segments = |pending: &VecDeque<(Segment, Job)>| {
-            pending.iter().filter(|(_, job)| matches!(job, Job::Train { .. })).count()
-        };
-        while segments(&remotely.pending) < AHEAD && remotely.next < total {
-            let segment = self.segment(remotely.next, steps);
-            remotely.next += segment.steps.len();
-            remotely.submit(segment, tests)?;
-        }
-        Ok(())
     }
 
     /// One step: logits of both parts, loss, update of the trusted part.
@@ -275,6 +170,7 @@ impl Run {
         remote: &mut Option<Remotely>,
     ) -> Result<(), RunError> {
         let train = &self.spec.train;
+        let views = self.views(epoch);
         let chosen = &order[batches::range(order.len(), train.batch_size, step)];
         let draws = train.augment.draws(train.seed, epoch, step, chosen.len());
         let labels = self.data.get(RecordSet::Train).labels_of(chosen);
@@ -286,14 +182,14 @@ impl Run {
         // Before anything of the step is computed: if the accelerator fails, the step can be done again as if never begun.
         let mut residual = None;
         if let Some(remotely) = remote {
-            match remotely.logits(step, labels.len(), classes) {
+            match self.ask_step(remotely, (epoch, step), chosen) {
                 Ok(logits) => residual = Some(logits),
                 Err(error) => self.check_remote(host, Err(error), remote)?,
             }
         }
         let mut own = vec![0.0; chosen.len() * classes];
         if let Some(model) = &mut self.trusted {
-            let images = chosen.iter().map(|&r| r as usize).zip(draws);
+            let images = chosen.iter().zip(draws).map(|(&record, draw)| views.chosen(record as usize, draw));
             self.data.get(RecordSet::Train).fill(&self.pixels, images, model.input_mut(chosen.len()));
             own.copy_from_slice(model.forward(pass, &self.threads)?);
         }
@@ -360,7 +256,7 @@ impl Run {
     }
 
     /// Handles an accelerator's failure: goes on without it if the run may, else saves what was done and fails.
-    fn check_remote(
+    pub(crate) fn check_remote(
         &mut self,
         host: &mut dyn Host,
         result: Result<(), RunError>,
@@ -375,7 +271,10 @@ impl Run {
             }
             Err(error) => {
                 self.account(remote);
-                self.save(host)?;
+                // Where every step waits for its gradients nothing can be repeated: the last checkpoint stands.
+                if remote.as_ref().is_none_or(|remotely| !remotely.stepwise()) {
+                    self.save(host)?;
+                }
                 Err(error)
             }
         }
@@ -402,7 +301,7 @@ impl Run {
     }
 
     /// Adds what crossed since the last time to the run's figures.
-    fn account(&mut self, remote: &mut Option<Remotely>) {
+    pub(crate) fn account(&mut self, remote: &mut Option<Remotely>) {
         if let Some(remotely) = remote {
             self.totals.account(&mut remotely.link);
         }
@@ -410,47 +309,20 @@ impl Run {
 
     fn close(&mut self, remote: Option<Remotely>) {
         let Some(mut remotely) = remote else { return };
-        if remotely.pending.is_empty() {
-            remotely.link.finish();
-        }
+        remotely.finish();
         self.totals.account(&mut remotely.link);
     }
-}
 
-impl Remotely {
-    fn submit(&mut self, segment: Segment, tests: usize) -> Result<(), RunError> {
-        let (epoch, steps) = (segment.epoch, segment.steps.clone());
-        let train =
-            Job::Train { epoch, first_step: steps.start, steps: steps.len(), quiet: false, snapshot: true };
-        self.link.submit(&train)?;
-        self.pending.push_back((segment.clone(), train));
-        if segment.ends_epoch && tests > 0 {
-            let predict = Job::Predict { set: RecordSet::Test, first: 0, count: tests };
-            self.link.submit(&predict)?;
-            self.pending.push_back((segment, predict));
-        }
-        Ok(())
-    }
-
-    fn logits(&mut self, step: usize, count: usize, classes: usize) -> Result<Vec<f32>, RunError> {
-        let (_, job) = self.pending.front().expect("a segment was submitted before its steps");
-        self.link.logits(job, step, count, classes)
-    }
-
-    /// The accelerator's state at the end of the segment, and the processor seconds it took.
-    fn end_segment(&mut self, steps_done: usize) -> Result<(Remote, f64), RunError> {
-        let (_, job) = self.pending.pop_front().expect("the segment was submitted");
-        let before = self.link.cpu_seconds();
-        let state = self.link.state(&job, self.state_len)?;
-        self.link.done(&job)?;
-        Ok((Remote { steps_done, state }, self.link.cpu_seconds() - before))
-    }
-
-    fn predictions(&mut self, count: usize, classes: usize) -> Result<Vec<f32>, RunError> {
-        let (_, job) = self.pending.pop_front().expect("submitted with the segment that ends the epoch");
-        let logits = self.link.logits(&job, 0, count, classes)?;
-        self.link.done(&job)?;
-        Ok(logits)
+    /// Which view of each record an epoch is trained on, in both parts.
+    fn views(&self, epoch: usize) -> Views {
+        let own_epoch = self.due(epoch).map(|outsourced| (epoch - outsourced.first_epoch) as u32);
+        let train = &self.spec.train;
+        let (view, alone) = match (self.spec.privacy.release, own_epoch) {
+            (_, None) => (0, false),
+            (Release::Views(views), Some(epoch)) => (epoch % views.max(1), false),
+            (Release::PerStep, Some(epoch)) => (epoch, true),
+        };
+        Views { view, alone, augment: train.augment, seed: train.seed }
     }
 }
 

@@ -3,7 +3,10 @@ use ledger::Kind;
 use wire::spec::ReleaseShape;
 
 use super::error::unknown_value;
-use super::{Accelerator, Config, Data, Flow, Labels, Privacy, Schedule, Train, Trusted, parse_size};
+use super::{
+    Accelerator, Clip, Config, Data, Flow, Labels, Privacy, Quantile, Release, Schedule, Train, Trusted,
+    parse_size,
+};
 
 /// Flows that can be run.
 pub const FLOWS: [&str; 3] = ["plain", "enclave", "delta"];
@@ -136,17 +139,6 @@ fn check_flow(flow: &Flow, train: &Train) -> Checked {
 }
 
 fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
-    let later = |name| {
-        Err(Problem {
-            key: "privacy.labels",
-            problem: format!("`{name}` is not available yet; there is `public`"),
-        })
-    };
-    match privacy.labels {
-        Labels::Public => {}
-        Labels::Randomised => later("randomised")?,
-        Labels::Withheld => later("withheld")?,
-    }
     let unprotected: Vec<&str> = Kind::unprotected().map(Kind::name).collect();
     for kind in &privacy.allow {
         one_of("privacy.allow", kind, &unprotected)?;
@@ -154,10 +146,12 @@ fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
     ensure(privacy.delta > 0.0 && privacy.delta < 1.0, "privacy.delta", || {
         format!("{} is not between 0 and 1", privacy.delta)
     })?;
-    above_zero("privacy.clip", privacy.clip)?;
     if let Some(epsilon) = privacy.epsilon {
         above_zero("privacy.epsilon", epsilon)?;
     }
+    check_clip(privacy)?;
+    check_release(privacy)?;
+    check_labels(privacy)?;
     ensure(privacy.noise.is_none_or(|noise| noise == 0.0), "privacy.noise", || {
         "only 0.0 (no noise) can be given; state `epsilon` and the noise follows from it".into()
     })?;
@@ -170,6 +164,50 @@ fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
         }),
         _ => Ok(()),
     }
+}
+
+fn check_clip(privacy: &Privacy) -> Checked {
+    match privacy.clip {
+        Clip::Norm(norm) => above_zero("privacy.clip", norm),
+        Clip::Quantile(Quantile { quantile, epsilon }) => {
+            ensure(quantile > 0.0 && quantile < 1.0, "privacy.clip", || {
+                format!("the quantile {quantile} is not between 0 and 1")
+            })?;
+            above_zero("privacy.clip", epsilon)?;
+            below_budget(privacy, "privacy.clip", epsilon)
+        }
+    }
+}
+
+fn check_release(privacy: &Privacy) -> Checked {
+    ensure((1..=10_000).contains(&privacy.views), "privacy.views", || "must be from 1 to 10,000".into())?;
+    ensure(privacy.release == Release::Once || privacy.views == 1, "privacy.views", || {
+        "needs `release = \"once\"`: with \"per-step\" every epoch has a view of its own".into()
+    })
+}
+
+fn check_labels(privacy: &Privacy) -> Checked {
+    above_zero("privacy.gradient_clip", privacy.gradient_clip)?;
+    match (privacy.labels, privacy.label_epsilon) {
+        (Labels::Public, None) => Ok(()),
+        (Labels::Public, Some(_)) => ensure(false, "privacy.label_epsilon", || {
+            "needs `labels = \"randomised\"` or `\"withheld\"`".into()
+        }),
+        (Labels::Randomised | Labels::Withheld, None) => ensure(false, "privacy.labels", || {
+            "needs `label_epsilon = …`: how much may be told about one label in all, as a part of `epsilon`"
+                .into()
+        }),
+        (Labels::Randomised | Labels::Withheld, Some(epsilon)) => {
+            above_zero("privacy.label_epsilon", epsilon)?;
+            below_budget(privacy, "privacy.label_epsilon", epsilon)
+        }
+    }
+}
+
+/// A part of the budget is smaller than the whole.
+fn below_budget(privacy: &Privacy, key: &'static str, part: f64) -> Checked {
+    let whole = privacy.epsilon.unwrap_or(f64::INFINITY);
+    ensure(part < whole, key, || format!("{part} is a part of `epsilon`, and must be below {whole}"))
 }
 
 fn check_train(train: &Train) -> Checked {

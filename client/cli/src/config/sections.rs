@@ -112,10 +112,47 @@ pub struct Privacy {
     pub noise: Option<f64>,
     pub delta: f64,
     /// L2 clipping norm of one record's residual.
-    pub clip: f64,
+    pub clip: Clip,
+    /// How often a training record's residual leaves.
+    pub release: Release,
+    /// Views of each record that leave, with `release = "once"`; 1 is the record itself.
+    pub views: u32,
     pub labels: Labels,
+    /// ε of what leaves in place of labels, with `labels = "randomised"` or `"withheld"`; a part of `epsilon`.
+    pub label_epsilon: Option<f64>,
+    /// L2 clipping norm of one record's gradient, with `labels = "withheld"`.
+    pub gradient_clip: f64,
     /// Kinds of unprotected messages let through by name.
     pub allow: Vec<String>,
+}
+
+/// Where the clipping norm comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number, or { quantile = 0.5, epsilon = 0.1 }")]
+pub enum Clip {
+    /// Given by hand.
+    Norm(f64),
+    /// A private quantile of the training records' norms, which costs each of them this ε, a part of `epsilon`.
+    Quantile(Quantile),
+}
+
+/// `clip = { quantile = 0.5, epsilon = 0.1 }`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantile {
+    pub quantile: f64,
+    pub epsilon: f64,
+}
+
+/// How often a training record's residual leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Release {
+    /// Each of `views` views once, before the accelerator starts.
+    #[default]
+    Once,
+    /// A fresh augmented view of each record for every epoch.
+    PerStep,
 }
 
 /// What the accelerator learns of labels.
@@ -257,7 +294,18 @@ impl Flow {
 
 impl Default for Privacy {
     fn default() -> Self {
-        Privacy { epsilon: None, noise: None, delta: 1e-5, clip: 2.0, labels: Labels::Public, allow: vec![] }
+        Privacy {
+            epsilon: None,
+            noise: None,
+            delta: 1e-5,
+            clip: Clip::Norm(2.0),
+            release: Release::Once,
+            views: 1,
+            labels: Labels::Public,
+            label_epsilon: None,
+            gradient_clip: 1.0,
+            allow: vec![],
+        }
     }
 }
 

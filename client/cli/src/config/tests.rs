@@ -52,7 +52,21 @@ fn wrong_values_name_key_and_line() {
         ("[train]\nschedule = \"step\"", ":8: train.schedule: `step` needs `milestones"),
         ("[privacy]\nepsilon = 0.0", ":8: privacy.epsilon: 0 is not a number above 0"),
         ("[privacy]\nepsilon = nan", ":8: privacy.epsilon: NaN is not a number above 0"),
-        ("[privacy]\nlabels = \"withheld\"", ":8: privacy.labels: `withheld` is not available yet"),
+        ("[privacy]\nlabels = \"withheld\"", ":8: privacy.labels: needs `label_epsilon = …`"),
+        ("[privacy]\nlabel_epsilon = 1.0", ":8: privacy.label_epsilon: needs `labels = \"randomised\"`"),
+        (
+            "[privacy]\nepsilon = 2.0\nlabels = \"randomised\"\nlabel_epsilon = 2.0",
+            ":10: privacy.label_epsilon: 2 is a part of `epsilon`, and must be below 2",
+        ),
+        ("[privacy]\nviews = 0", ":8: privacy.views: must be from 1"),
+        ("[privacy]\nviews = 2\nrelease = \"per-step\"", ":8: privacy.views: needs `release = \"once\"`"),
+        ("[privacy]\nrelease = \"twice\"", "`twice`"),
+        ("[privacy]\nclip = { quantile = 1.5, epsilon = 0.1 }", ":8: privacy.clip: the quantile 1.5 is not"),
+        (
+            "[privacy]\nclip = { quantile = 0.5 }",
+            ":8: expected a number, or { quantile = 0.5, epsilon = 0.1 }",
+        ),
+        ("[privacy]\nclip = -1.0", ":8: privacy.clip: -1 is not a number above 0"),
         (
             "[privacy]\nallow = [\"lables\"]",
             ":8: privacy.allow: `lables` is not known here; did you mean `labels`?",

@@ -1,6 +1,7 @@
 //! The processor as an accelerator, with the same kernels the enclave uses.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use engine::{Draw, InputForm, Learner, LearnerState, Pass, batches, random};
 use kernels::{Mode, Threads};
@@ -23,12 +24,24 @@ struct Loaded {
     records: BTreeMap<RecordSet, Records>,
     /// The epoch whose order is kept, and the order.
     order: Option<(usize, Vec<u32>)>,
+    /// A step whose update waits for its gradient.
+    waiting: Option<Step>,
+}
+
+/// One step of training.
+#[derive(Clone, Copy)]
+struct Step {
+    pass: Pass,
+    rate: f32,
 }
 
 /// Messages of one set of records, with the labels that came along.
 struct Records {
+    /// By view, then by record.
     messages: Vec<u8>,
+    message_len: usize,
     labels: Vec<u16>,
+    /// By view, then by record.
     stored: Vec<bool>,
     labelled: Vec<bool>,
 }
@@ -50,7 +63,9 @@ impl Device for CpuDevice {
             (None, _) => return Err(DeviceError::NotLoaded { job: name }),
         };
         match *job {
-            Job::Store { set, first, count, labels } => loaded.store(set, first, count, labels, body),
+            Job::Store { set, view, first, count, labels } => {
+                loaded.store(set, view, first..first.saturating_add(count), labels, body)
+            }
             Job::Train { epoch, first_step, steps, quiet, snapshot } => {
                 for step in first_step..first_step.saturating_add(steps) {
                     let (logits, count) = loaded.train_step(epoch, step)?;
@@ -60,6 +75,11 @@ impl Device for CpuDevice {
                 }
                 if snapshot { loaded.snapshot(replies) } else { Ok(()) }
             }
+            Job::Forward { epoch, step } => {
+                let (logits, count) = loaded.forward(epoch, step)?;
+                Ok(replies(Reply::Logits { step, count }, &body::from_f32(&logits))?)
+            }
+            Job::Backward => loaded.backward(body),
             Job::Restore { updates } => loaded.restore(updates, body),
             Job::Snapshot => loaded.snapshot(replies),
             Job::Predict { set, first, count } => loaded.predict(set, first, count, replies),
@@ -82,11 +102,11 @@ impl Loaded {
         }
         let learner = Learner::new(load.graph.clone(), parameters, load.optimiser.clone(), load.batch_size)?;
         let message_len = load.input.message_len();
-        let empty = |count| Records::empty(count, message_len);
-        let records =
-            [(RecordSet::Train, empty(load.train_records)?), (RecordSet::Test, empty(load.test_records)?)];
+        let train = Records::empty(load.train_records, load.views.max(1), message_len)?;
+        let test = Records::empty(load.test_records, 1, message_len)?;
+        let records = [(RecordSet::Train, train), (RecordSet::Test, test)].into();
         let threads = Threads::new(load.threads);
-        Ok(Loaded { learner, threads, records: records.into(), order: None, load })
+        Ok(Loaded { learner, threads, records, order: None, waiting: None, load })
     }
 
     fn records(&mut self, set: RecordSet) -> &mut Records {
@@ -96,22 +116,24 @@ impl Loaded {
     fn store(
         &mut self,
         set: RecordSet,
-        first: usize,
-        count: usize,
+        view: usize,
+        range: Range<usize>,
         labels: bool,
         body: &[u8],
     ) -> Result<(), DeviceError> {
         let classes = self.learner.graph().classes();
-        let message_len = self.load.input.message_len();
         let records = self.records(set);
-        let last = in_range("records", first, count, records.stored.len())?;
-        let expected = count * message_len + if labels { count * 2 } else { 0 };
+        let (count, limit) = (range.len(), records.labels.len());
+        in_range("records", range.start, count, limit)?;
+        in_range("views", view, 1, records.stored.len() / limit.max(1))?;
+        let expected = count * records.message_len + if labels { count * 2 } else { 0 };
         if body.len() != expected {
             return Err(WireError::Body { expected, found: body.len() }.into());
         }
-        let (messages, label_bytes) = body.split_at(count * message_len);
-        records.messages[first * message_len..last * message_len].copy_from_slice(messages);
-        records.stored[first..last].fill(true);
+        let (messages, label_bytes) = body.split_at(count * records.message_len);
+        let place = view * limit + range.start;
+        records.messages[place * records.message_len..][..messages.len()].copy_from_slice(messages);
+        records.stored[place..][..count].fill(true);
         let label_values = body::to_u16(label_bytes)?;
         if let Some(&label) = label_values.iter().find(|l| usize::from(**l) >= classes) {
             return Err(DeviceError::Range {
@@ -121,14 +143,41 @@ impl Loaded {
             });
         }
         if labels {
-            records.labels[first..last].copy_from_slice(&label_values);
-            records.labelled[first..last].fill(true);
+            records.labels[range.clone()].copy_from_slice(&label_values);
+            records.labelled[range].fill(true);
         }
         Ok(())
     }
 
     /// One step of ordinary training; returns the logits `[count, K]` from before the update.
     fn train_step(&mut self, epoch: usize, step: usize) -> Result<(Vec<f32>, usize), DeviceError> {
+        let (chosen, Step { pass, rate }) = self.begin(epoch, step)?;
+        let labels = self.records[&RecordSet::Train].labels_of(&chosen)?;
+        let (logits, _) = self.learner.train_step(&labels, pass, rate, &self.threads);
+        finite(&logits, step)?;
+        Ok((logits, chosen.len()))
+    }
+
+    /// Logits `[count, K]` of one step, whose update waits for a gradient.
+    fn forward(&mut self, epoch: usize, step: usize) -> Result<(Vec<f32>, usize), DeviceError> {
+        let (chosen, begun) = self.begin(epoch, step)?;
+        let logits = self.learner.forward(begun.pass, &self.threads).to_vec();
+        finite(&logits, step)?;
+        self.waiting = Some(begun);
+        Ok((logits, chosen.len()))
+    }
+
+    /// The update of the step that waits.
+    fn backward(&mut self, body: &[u8]) -> Result<(), DeviceError> {
+        let Step { pass, rate } = self.waiting.take().ok_or(DeviceError::NothingWaits)?;
+        let gradient = body::to_f32(body, pass.records * self.learner.graph().classes())?;
+        self.learner.backward(&gradient, pass, false, &self.threads);
+        self.learner.update(rate);
+        Ok(())
+    }
+
+    /// Puts the records of one step, augmented, into the learner's input.
+    fn begin(&mut self, epoch: usize, step: usize) -> Result<(Vec<u32>, Step), DeviceError> {
         let (total, batch) = (self.load.train_records, self.load.batch_size);
         let steps = batches::steps(total, batch);
         if step >= steps {
@@ -140,18 +189,15 @@ impl Loaded {
         let (_, order) = self.order.as_ref().expect("set above");
         let chosen = order[batches::range(total, batch, step)].to_vec();
         let draws = self.load.augment.draws(self.load.seed, epoch, step, chosen.len());
+        let own_epoch = epoch.saturating_sub(self.load.first_epoch);
+        let view = own_epoch % self.load.views.max(1);
         let records = &self.records[&RecordSet::Train];
-        let labels = records.labels_of(&chosen)?;
-        fill(&mut self.learner, &self.load.input, records, chosen.iter().map(|&r| r as usize).zip(draws))?;
+        let drawn = chosen.iter().map(|&r| r as usize).zip(draws);
+        fill(&mut self.learner, &self.load.input, records, view, drawn)?;
         let seed = random::Stream::new(self.load.seed, random::Purpose::Dropout, epoch as u64, step as u64)
             .next_u64();
         let pass = Pass { records: chosen.len(), mode: Mode::Train { seed } };
-        let rate = self.load.schedule.rate(epoch.saturating_sub(self.load.first_epoch), step, steps);
-        let (logits, _) = self.learner.train_step(&labels, pass, rate, &self.threads);
-        if logits.iter().any(|x| !x.is_finite()) {
-            return Err(DeviceError::NotFinite { step });
-        }
-        Ok((logits, chosen.len()))
+        Ok((chosen, Step { pass, rate: self.load.schedule.rate(own_epoch, step, steps) }))
     }
 
     fn predict(
@@ -161,12 +207,13 @@ impl Loaded {
         count: usize,
         replies: Replies<'_>,
     ) -> Result<(), DeviceError> {
-        let last = in_range("records", first, count, self.records(set).stored.len())?;
+        let last = in_range("records", first, count, self.records(set).labels.len())?;
         let mut logits = Vec::new();
         for from in (first..last).step_by(self.load.batch_size.max(1)) {
             let to = (from + self.load.batch_size).min(last);
             let records = &self.records[&set];
-            fill(&mut self.learner, &self.load.input, records, (from..to).map(|r| (r, Draw::default())))?;
+            let plain = (from..to).map(|r| (r, Draw::default()));
+            fill(&mut self.learner, &self.load.input, records, 0, plain)?;
             logits.extend_from_slice(self.learner.predict(to - from, &self.threads));
         }
         Ok(replies(Reply::Logits { step: 0, count }, &body::from_f32(&logits))?)
@@ -211,18 +258,29 @@ impl Loaded {
 }
 
 impl Records {
-    fn empty(count: usize, message_len: usize) -> Result<Self, DeviceError> {
+    fn empty(count: usize, views: usize, message_len: usize) -> Result<Self, DeviceError> {
         const LIMIT: usize = 1 << 36;
-        let bytes = count.saturating_mul(message_len.saturating_add(4));
+        let each = message_len.saturating_add(1).saturating_mul(views).saturating_add(3);
+        let bytes = count.saturating_mul(each);
         if bytes > LIMIT {
             return Err(DeviceError::Range { what: "bytes of stored records", found: bytes, limit: LIMIT });
         }
         Ok(Records {
-            messages: vec![0; count * message_len],
+            messages: vec![0; count * views * message_len],
+            message_len,
             labels: vec![0; count],
-            stored: vec![false; count],
+            stored: vec![false; count * views],
             labelled: vec![false; count],
         })
+    }
+
+    /// The message of one view of a record.
+    fn message(&self, view: usize, record: usize) -> Result<&[u8], DeviceError> {
+        let place = view * self.labels.len() + record;
+        if !self.stored[place] {
+            return Err(DeviceError::Missing { what: "record", record });
+        }
+        Ok(&self.messages[place * self.message_len..][..self.message_len])
     }
 
     fn labels_of(&self, chosen: &[u32]) -> Result<Vec<u32>, DeviceError> {
@@ -239,18 +297,19 @@ fn fill(
     learner: &mut Learner,
     form: &InputForm,
     records: &Records,
+    view: usize,
     chosen: impl ExactSizeIterator<Item = (usize, Draw)>,
 ) -> Result<(), DeviceError> {
-    let message_len = form.message_len();
     let input_len: usize = form.input_shape().iter().product();
     let input = learner.input_mut(chosen.len());
     for ((record, draw), out) in chosen.zip(input.chunks_mut(input_len.max(1))) {
-        if !records.stored[record] {
-            return Err(DeviceError::Missing { what: "record", record });
-        }
-        form.fill(&records.messages[record * message_len..][..message_len], draw, out);
+        form.fill(records.message(view, record)?, draw, out);
     }
     Ok(())
+}
+
+fn finite(logits: &[f32], step: usize) -> Result<(), DeviceError> {
+    if logits.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(DeviceError::NotFinite { step }) }
 }
 
 /// `first + count`, if that many exist.

@@ -30,6 +30,8 @@ pub enum DeviceError {
     NotLoaded { job: &'static str },
     #[error("{what}: {found} where at most {limit} are possible")]
     Range { what: &'static str, found: usize, limit: usize },
+    #[error("a `backward` job without a `forward` job before it")]
+    NothingWaits,
     #[error("{what} {record} was never stored")]
     Missing { what: &'static str, record: usize },
     #[error("the input form gives {form:?}, the model takes {graph}")]
