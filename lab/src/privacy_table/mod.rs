@@ -74,7 +74,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for (i, cell) in cells.iter().enumerate() {
         note(&format!("[{}/{}] {cell}", i + 1, cells.len()));
         match runner.run(cell)? {
-            Outcome::Kept(figures) => finished.push(Finished { cell: cell.clone(), figures }),
+            Outcome::Kept(figures) => {
+                note("    finished before");
+                finished.push(Finished { cell: cell.clone(), figures });
+            }
             Outcome::Trained(figures) => {
                 finished.push(Finished { cell: cell.clone(), figures });
                 // So far, for those who look while it runs.

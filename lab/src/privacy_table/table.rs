@@ -112,15 +112,16 @@ fn reading(groups: &[Group]) -> String {
     let spread =
         if groups.iter().any(|g| g.runs.len() > 1) { " Mean ± standard deviation over seeds." } else { "" };
     format!(
-        "How to read it.{spread} Both accuracies are of the same {} test images and the same run. The trusted part learns beside \
-         the residual model in the second stage, so alone it need not reach what it would without one. \
-         The yardstick is the sampling error √(p(1 − p)/n) of the merged accuracy, or the spread over seeds of the difference \
-         where that is larger; beyond noise is a difference of more than {YARDSTICKS} yardsticks. As both accuracies are of \
-         the same images, part of that error cancels in their difference; how much is not measured. The best of several \
-         shapes is chosen after the fact. Without noise (`none`) the signs of the residual leave as they are. ε is per \
-         record (replace-one) and does not cover labels; σ is the noise on each number of the clipped residual. Bytes and \
-         processor time are those of the whole run, messages of test images included, divided by training records × epochs. The noise is keyed by each run's own secret, so \
-         that a repetition gives slightly other figures.",
+        "How to read it.{spread} Both accuracies are of the same {} test images and the same run. The trusted part learns \
+         beside the residual model in the second stage, so alone it need not reach what it would without one. The yardstick \
+         is the sampling error √(p(1 − p)/n) of the merged accuracy, or the spread over seeds of the difference where that is \
+         larger; beyond noise is a difference of more than {YARDSTICKS} yardsticks. As both accuracies are of the same images, \
+         part of that error cancels in their difference; how much is not measured. The best of several shapes is chosen after \
+         the fact. Without noise (`none`) the signs of the residual leave as they are. ε is per record (replace-one) and does \
+         not cover labels; σ is the noise on each number of the clipped residual. Bytes and processor time are those of the \
+         whole run, messages of test images included, divided by training records × epochs; a run that was interrupted has \
+         sent its messages again, the same bytes. The noise is keyed by each run's own secret, so that a repetition gives \
+         slightly other figures.",
         grouped(images as u64),
     )
 }

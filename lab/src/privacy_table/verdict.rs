@@ -57,7 +57,7 @@ impl Group {
     }
 
     fn beyond_noise(&self) -> bool {
-        self.bought().mean > YARDSTICKS * self.yardstick()
+        self.bought().mean.abs() > YARDSTICKS * self.yardstick()
     }
 }
 
@@ -94,7 +94,14 @@ pub(super) fn sentences(experiment: &Experiment, groups: &[Group]) -> Vec<String
 fn sentence(shapes: &[&Group]) -> Option<String> {
     let best = *shapes.iter().max_by(|a, b| a.bought().mean.total_cmp(&b.bought().mean))?;
     let (epsilon, bought, yardstick) = (best.epsilon, best.bought().mean, best.yardstick());
-    if !best.beyond_noise() {
+    if bought < 0.0 && shapes.iter().all(|g| g.beyond_noise()) {
+        return Some(format!(
+            "ε = {epsilon}: no shape buys anything; each costs accuracy beyond noise, the least {bought:+.2} points with \
+             `{}` (yardstick {yardstick:.2} points).",
+            best.shape
+        ));
+    }
+    if bought < 0.0 || !best.beyond_noise() {
         return Some(format!(
             "ε = {epsilon}: no shape buys anything beyond noise; the largest difference is {bought:+.2} points with \
              `{}`, and the yardstick is {yardstick:.2} points.",
@@ -154,6 +161,22 @@ mod tests {
             said("full,mean", "0", |shape, _| if shape == "full" { (0.5, 0.52) } else { (0.51, 0.50) });
         assert!(said.contains("no shape buys anything beyond noise"), "{said}");
         assert!(said.contains("+1.00 points with `mean`") && said.contains("1.12 points"), "{said}");
+    }
+
+    #[test]
+    fn a_loss_is_called_one() {
+        let both =
+            said("full,mean", "0", |shape, _| if shape == "full" { (0.40, 0.50) } else { (0.45, 0.50) });
+        assert!(
+            both.contains("each costs accuracy beyond noise, the least -5.00 points with `mean`"),
+            "{both}"
+        );
+        let one =
+            said("full,mean", "0", |shape, _| if shape == "full" { (0.40, 0.50) } else { (0.49, 0.50) });
+        assert!(
+            one.contains("no shape buys anything beyond noise; the largest difference is -1.00"),
+            "{one}"
+        );
     }
 
     #[test]
