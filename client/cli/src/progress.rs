@@ -92,9 +92,14 @@ impl Progress {
         self.restart();
     }
 
+    /// What the worst record has spent; `None` where nothing is guaranteed.
+    pub fn spend(&mut self, epsilon: Option<f64>) {
+        self.epsilon = epsilon.map_or(Spent::Unbounded, Spent::Epsilon);
+    }
+
     /// Messages of records left for the accelerator.
     pub fn released(&mut self, records: usize, total: usize, epsilon: Option<f64>) {
-        self.epsilon = epsilon.map_or(Spent::Unbounded, Spent::Epsilon);
+        self.spend(epsilon);
         let text = format!(
             "released {} of {} records, {}",
             grouped(records as u64),

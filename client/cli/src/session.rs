@@ -217,6 +217,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Note { .. } => "note",
         Event::Stage { .. } => "stage",
         Event::Released { .. } => "released",
+        Event::Spent { .. } => "spent",
         Event::Step(_) => "step",
         Event::Epoch(_) => "epoch",
         Event::Checkpoint { .. } => "checkpoint",

@@ -49,8 +49,8 @@ pub enum Job {
     Train { epoch: usize, first_step: usize, steps: usize, quiet: bool, snapshot: bool },
     /// Logits of one step of training without its update → [`Reply::Logits`], [`Reply::Done`].
     Forward { epoch: usize, step: usize },
-    /// \[gradients of the loss with respect to the logits of the last [`Job::Forward`], `count × classes` numbers] The
-    /// update of that step → [`Reply::Done`].
+    /// \[gradient of each record's own loss with respect to its logits in the last [`Job::Forward`], `count × classes`
+    /// numbers] The update of that step, by their mean → [`Reply::Done`].
     Backward,
     /// \[a state, as [`Reply::State`] gave it] → [`Reply::Done`].
     Restore { updates: u64 },

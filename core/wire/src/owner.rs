@@ -61,6 +61,10 @@ pub enum Event {
         total: usize,
         epsilon: Option<f64>,
     },
+    /// What the worst record has spent after steps that are each charged.
+    Spent {
+        epsilon: Option<f64>,
+    },
     Step(Step),
     Epoch(Epoch),
     /// A checkpoint is on disk.

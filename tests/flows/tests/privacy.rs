@@ -155,6 +155,23 @@ fn everything_together_stays_within_the_budget() {
     assert!((7.99..=8.0).contains(&train), "{train}");
 }
 
+/// With hardly any noise, gradients train the accelerator as labels do: the same loss, step by step, to rounding.
+#[test]
+fn gradients_in_place_of_labels_train_the_same_model() {
+    let losses = |labels: Labels| {
+        let mut spec = with_epsilon(EPOCHS);
+        spec.privacy.protection = Protection::NoNoise;
+        spec.privacy.labels = labels;
+        spec.privacy.allow = vec!["plain-residuals".into(), "labels".into()];
+        train(spec).losses()
+    };
+    let (open, withheld) = (losses(Labels::Public), losses(Labels::Withheld { epsilon: 1e8, clip: 2.0 }));
+    assert_eq!(open.len(), STEPS * EPOCHS);
+    for (step, (a, b)) in open.iter().zip(&withheld).enumerate() {
+        assert!((a - b).abs() < 0.02 * a, "step {step}: {a} {b}");
+    }
+}
+
 /// What labels take is missing for residuals; what leaves nothing is refused before anything starts.
 #[test]
 fn a_budget_that_labels_exhaust_is_refused() {

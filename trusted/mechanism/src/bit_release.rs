@@ -193,8 +193,8 @@ impl BitRelease {
     ) -> Result<Vec<Released<Vec<u8>>>, ReleaseError> {
         let count = (records.end - records.start) as usize;
         let samples = samples(self.config.residual, residuals, count)?;
-        let mut numbers = vec![0.0; bits_of(self.output)];
-        records.zip(samples).map(|(record, sample)| self.one(receipt, record, sample, &mut numbers)).collect()
+        let mut scratch = vec![0.0; self.config.shape.scratch_len(self.config.residual)];
+        records.zip(samples).map(|(record, sample)| self.one(receipt, record, sample, &mut scratch)).collect()
     }
 
     fn one(
@@ -202,12 +202,12 @@ impl BitRelease {
         receipt: &Receipt,
         record: u64,
         residual: &[f32],
-        numbers: &mut [f64],
+        scratch: &mut [f64],
     ) -> Result<Released<Vec<u8>>, ReleaseError> {
         if !receipt.covers(record, &self.mechanism) {
             return Err(ReleaseError::NotCharged { record });
         }
-        self.config.shape.reduce(self.config.residual, residual, numbers);
+        let numbers = self.config.shape.reduce(self.config.residual, residual, scratch);
         let scale = clip_scale(norm(numbers), self.config.clip);
         let Charge { dataset, view, .. } = receipt.charge();
         let stream = |mechanism| self.key.stream(dataset, record, *view, mechanism, None);
@@ -223,7 +223,6 @@ impl BitRelease {
 pub struct PlainBits {
     shape: ReleaseShape,
     residual: [usize; 3],
-    output: [usize; 3],
 }
 
 impl PlainBits {
@@ -232,7 +231,8 @@ impl PlainBits {
     /// # Errors
     /// [`UnusableMechanism::Shape`] if the shape does not fit the residual.
     pub fn new(shape: ReleaseShape, residual: [usize; 3]) -> Result<Self, UnusableMechanism> {
-        Ok(PlainBits { shape, residual, output: shape.output(residual)? })
+        shape.output(residual)?;
+        Ok(PlainBits { shape, residual })
     }
 
     /// The bits of `count` residuals, as [`BitRelease`] packs them.
@@ -247,10 +247,10 @@ impl PlainBits {
     ) -> Result<Vec<Unprotected<Vec<u8>>>, ReleaseError> {
         permissions.check(Kind::PlainResiduals)?;
         let samples = samples(self.residual, residuals, count)?;
-        let mut numbers = vec![0.0; bits_of(self.output)];
+        let mut scratch = vec![0.0; self.shape.scratch_len(self.residual)];
         let bits = samples.map(|sample| {
-            self.shape.reduce(self.residual, sample, &mut numbers);
-            Ok(permissions.allow(Kind::PlainResiduals, signs::of(&numbers))?)
+            let numbers = self.shape.reduce(self.residual, sample, &mut scratch);
+            Ok(permissions.allow(Kind::PlainResiduals, signs::of(numbers))?)
         });
         bits.collect()
     }

@@ -91,12 +91,9 @@ impl NormQuantile {
         if !residuals.len().is_multiple_of(expected) {
             return Err(ReleaseError::Length { expected, found: residuals.len() % expected });
         }
-        let len = self.shape.output(self.residual).map_or(0, |shape| shape.iter().product());
-        let mut numbers = vec![0.0; len];
-        Ok(residuals.chunks_exact(expected).map(move |residual| {
-            self.shape.reduce(self.residual, residual, &mut numbers);
-            norm(&numbers)
-        }))
+        let mut scratch = vec![0.0; self.shape.scratch_len(self.residual)];
+        let norm = move |residual| norm(self.shape.reduce(self.residual, residual, &mut scratch));
+        Ok(residuals.chunks_exact(expected).map(norm))
     }
 
     /// The clipping norm, after the charge. The same records give the same answer in every call.

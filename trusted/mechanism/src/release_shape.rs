@@ -45,33 +45,57 @@ impl ReleaseShape {
         }
     }
 
+    /// Numbers that [`ReleaseShape::reduce`] needs to work in.
+    pub(crate) fn scratch_len(self, [c, h, w]: [usize; 3]) -> usize {
+        match self {
+            ReleaseShape::Full => c * h * w,
+            ReleaseShape::Mean | ReleaseShape::Pooled(_) => h * w,
+        }
+    }
+
     /// Reduces one residual; NaN and infinities count as 0.
     ///
-    /// - Shapes: `data` `[C, H, W]` → `out`, as long as [`ReleaseShape::output`] says, overwritten
-    pub(crate) fn reduce(self, [c, h, w]: [usize; 3], data: &[f32], out: &mut [f64]) {
-        let [tall, wide] = match self {
-            ReleaseShape::Full => {
-                out.iter_mut().zip(data).for_each(|(o, &x)| *o = finite(x));
-                return;
-            }
-            ReleaseShape::Mean => [1, 1],
-            ReleaseShape::Pooled(p) => [(h / p).max(1), (w / p).max(1)],
-        };
-        out.fill(0.0);
-        let width = w / wide;
-        for (row, pixels) in data.chunks_exact(w.max(1)).enumerate() {
-            let into = &mut out[(row % h) / tall * width..][..width];
-            for (sum, pixels) in into.iter_mut().zip(pixels.chunks_exact(wide)) {
-                *sum += pixels.iter().map(|&x| finite(x)).sum::<f64>();
-            }
+    /// - Shapes: `data` `[C, H, W]` → as [`ReleaseShape::output`] says, at the front of `scratch`
+    pub(crate) fn reduce<'a>(
+        self,
+        [c, h, w]: [usize; 3],
+        data: &[f32],
+        scratch: &'a mut [f64],
+    ) -> &'a mut [f64] {
+        scratch.fill(0.0);
+        if self == ReleaseShape::Full {
+            add_finite(data, scratch);
+            return scratch;
         }
-        let count = (c * tall * wide) as f64;
-        out.iter_mut().for_each(|sum| *sum /= count);
+        let plane = &mut scratch[..h * w];
+        data.chunks_exact((h * w).max(1)).for_each(|channel| add_finite(channel, plane));
+        plane.iter_mut().for_each(|sum| *sum /= c.max(1) as f64);
+        match self {
+            ReleaseShape::Pooled(p) => pool(plane, [h, w], p),
+            _ => plane,
+        }
     }
 }
 
-fn finite(x: f32) -> f64 {
-    if x.is_finite() { f64::from(x) } else { 0.0 }
+/// Averages windows that tile a plane `[H, W]` `P` by `P`, to its front: no number is overwritten before it was read.
+fn pool(plane: &mut [f64], [h, w]: [usize; 2], p: usize) -> &mut [f64] {
+    let (tall, wide) = (h / p, w / p);
+    for i in 0..p {
+        for j in 0..p {
+            let window = (0..tall).flat_map(|y| (0..wide).map(move |x| (i * tall + y) * w + j * wide + x));
+            plane[i * p + j] = window.map(|at| plane[at]).sum::<f64>() / (tall * wide) as f64;
+        }
+    }
+    &mut plane[..p * p]
+}
+
+kernels::vectorised! {
+    /// `sum[i] += x[i]` where `x[i]` is finite.
+    fn add_finite<'a>(x: &'a [f32], sum: &'a mut [f64]) -> () {
+        for (sum, &x) in sum.iter_mut().zip(x) {
+            *sum += if x.is_finite() { f64::from(x) } else { 0.0 };
+        }
+    }
 }
 
 impl fmt::Display for ReleaseShape {
@@ -120,9 +144,10 @@ mod tests {
     use super::*;
 
     fn reduced(shape: ReleaseShape, size: [usize; 3], data: &[f32]) -> Vec<f64> {
-        let mut out = vec![f64::NAN; shape.output(size).unwrap().iter().product()];
-        shape.reduce(size, data, &mut out);
-        out
+        let mut scratch = vec![f64::NAN; shape.scratch_len(size)];
+        let reduced = shape.reduce(size, data, &mut scratch).to_vec();
+        assert_eq!(reduced.len(), shape.output(size).unwrap().iter().product::<usize>());
+        reduced
     }
 
     #[test]

@@ -128,7 +128,7 @@ vectorised! {
 }
 
 /// Numbers in flight at once: enough to hide the latency of a multiply and an add on every processor.
-const LANES: usize = 32;
+const LANES: usize = 64;
 
 /// Signs of numbers as they are, packed as [`Signs::draw`] does.
 pub(crate) fn of(numbers: &[f64]) -> Vec<u8> {

@@ -35,11 +35,13 @@ pub(crate) struct Traffic {
 }
 
 /// The accelerator's model with its optimiser, as it came back: a function of released and public values only.
+///
+/// Only [`Accelerator::state`] makes one, or the sealed checkpoint that one was stored in: that is why it may go back.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct RemoteState {
     /// Raw little-endian parameters, buffers and optimiser state.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) updates: u64,
+    bytes: Vec<u8>,
+    updates: u64,
 }
 
 impl RemoteState {

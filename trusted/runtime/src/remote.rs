@@ -229,6 +229,11 @@ impl Remotely {
         self.labels.withholds()
     }
 
+    /// What was charged so far.
+    pub(crate) fn ledger(&self) -> &ledger::Ledger {
+        self.ledger.ledger()
+    }
+
     fn segments(&self) -> usize {
         self.pending.iter().filter(|(_, job)| matches!(job, Job::Train { .. })).count()
     }

@@ -302,17 +302,27 @@ impl Run {
 
     /// What a guarantee depends on, in sentences.
     pub(crate) fn conditions(&self) -> Vec<String> {
-        match (&self.spec.flow, self.spec.privacy.protection) {
-            (Flow::Delta(delta), Protection::Epsilon(_)) if delta.stage1_epochs > 0 => vec![
+        let privacy = &self.spec.privacy;
+        let releases =
+            matches!(privacy.protection, Protection::Epsilon(_)) || privacy.labels != Labels::Public;
+        if self.parts.outsourced.is_none() || !releases {
+            return Vec::new();
+        }
+        let mut conditions = Vec::new();
+        if let Flow::Delta(delta) = &self.spec.flow
+            && delta.stage1_epochs > 0
+        {
+            conditions.push(
                 "The backbone is trained on the same private records, so the guarantee for one record is conditional on \
                  the backbone; it is unconditional only for a backbone made from public data."
                     .to_owned(),
-                "Rollback protection: none; an operator who restores an older copy of the whole run directory is not \
-                 noticed."
-                    .to_owned(),
-            ],
-            _ => Vec::new(),
+            );
         }
+        conditions.push(
+            "Rollback protection: none; an operator who restores an older copy of the whole run directory is not noticed."
+                .to_owned(),
+        );
+        conditions
     }
 
     /// A checkpoint of the state now.

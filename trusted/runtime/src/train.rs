@@ -156,6 +156,10 @@ impl Run {
         }
         if let Some(remotely) = remote {
             let ended = self.end_segment(remotely);
+            if remotely.stepwise() {
+                let epsilon = self.epsilon(remotely.ledger());
+                host.report(Event::Spent { epsilon }, &[]);
+            }
             self.check_remote(host, ended, remote)?;
         }
         Ok(None)

@@ -101,7 +101,7 @@ fn answer(session: &mut Session) -> Result<(Event, Vec<u8>), SessionError> {
         match session.receive()? {
             (Event::Note { text }, _) => terminal::note(&text),
             // Progress of work that has no bar.
-            (Event::Released { .. } | Event::Checkpoint { .. }, _) => {}
+            (Event::Released { .. } | Event::Spent { .. } | Event::Checkpoint { .. }, _) => {}
             answer => return Ok(answer),
         }
     }

@@ -186,6 +186,7 @@ fn follow(session: &mut Session, metrics: &mut Metrics, progress: &mut Progress)
             Event::Note { text } => progress.line(&text),
             Event::Stage { name, epochs, steps_per_epoch } => progress.stage(name, epochs, steps_per_epoch),
             Event::Released { records, total, epsilon, .. } => progress.released(records, total, epsilon),
+            Event::Spent { epsilon } => progress.spend(epsilon),
             Event::Step(step) => {
                 images += step.records as u64;
                 progress.step(&step);

@@ -170,7 +170,9 @@ impl Loaded {
     /// The update of the step that waits.
     fn backward(&mut self, body: &[u8]) -> Result<(), DeviceError> {
         let Step { pass, rate } = self.waiting.take().ok_or(DeviceError::NothingWaits)?;
-        let gradient = body::to_f32(body, pass.records * self.learner.graph().classes())?;
+        let mut gradient = body::to_f32(body, pass.records * self.learner.graph().classes())?;
+        // Each record's own; the batch's loss is their mean.
+        gradient.iter_mut().for_each(|g| *g /= pass.records as f32);
         self.learner.backward(&gradient, pass, false, &self.threads);
         self.learner.update(rate);
         Ok(())
