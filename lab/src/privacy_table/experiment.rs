@@ -263,7 +263,7 @@ mod tests {
         assert_eq!((config.flow.kind.as_str(), config.flow.rank), ("delta", 4));
         assert_eq!((config.flow.shape.as_str(), config.flow.stage1_epochs), ("pooled:4", Some(5)));
         assert_eq!((config.privacy.epsilon, config.privacy.noise), (Some(2.0), None));
-        assert_eq!((config.privacy.delta, config.privacy.clip), (1e-5, 2.0));
+        assert_eq!((config.privacy.delta, config.privacy.clip), (1e-5, cli::config::Clip::Norm(2.0)));
         assert_eq!(config.privacy.allow, ["labels"]);
         assert_eq!((config.train.epochs, config.train.batch_size, config.train.seed), (15, 64, 7));
         assert_eq!(config.train.learning_rate, Some(0.05));
