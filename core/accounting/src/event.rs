@@ -2,7 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountingError, checked, gaussian};
+use crate::{AccountingError, Pld, checked, gaussian};
+
+/// Largest accepted |ln| of the ratio between the probability with which a lattice sampler draws a number and that of the
+/// ideal rounded Gaussian: the promise of a sampler that is charged as [`Event::LatticeGaussian`].
+pub const LATTICE_ETA: f64 = 1.0 / (1u64 << 34) as f64;
+
+/// A noise multiplier above which nothing useful is left of a release.
+const LARGEST_MULTIPLIER: f64 = 1e15;
 
 /// One kind of noised release about a record. A description only: [`epsilon_of`] prices it.
 ///
@@ -25,13 +32,19 @@ pub enum Event {
         /// ε of the response, in nats.
         epsilon: f64,
     },
-    /// Any mechanism with a pure guarantee.
+    /// Any release that is ε-private without a δ, for instance by the exponential mechanism.
     Pure {
+        /// ε of the release, in nats.
         epsilon: f64,
     },
+    /// Gaussian noise on a vector clipped to a norm, rounded to a grid and drawn by a sampler of bounded error: every
+    /// number's probability is within a factor of `e^±`[`LATTICE_ETA`] of the ideal rounded Gaussian's.
     LatticeGaussian {
+        /// Noise standard deviation ÷ L2 sensitivity, as for [`Event::Gaussian`].
         noise_multiplier: f64,
+        /// How many numbers one release has.
         numbers: u64,
+        /// How many such releases.
         count: u64,
     },
 }
@@ -46,13 +59,17 @@ impl Event {
     }
 }
 
-/// The privacy loss of one record so far: Gaussian releases composed exactly, randomised responses added.
+/// The privacy loss of one record so far: Gaussian releases composed exactly, pure losses added.
+///
+/// A running total of three numbers: what a ledger enforces a budget with. [`epsilon_tight`] is for reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
     /// `Σ (Δ_i/σ_i)²` over Gaussian releases, rounded up.
     mu_squared: f64,
-    /// Σ ε over randomised responses, rounded up.
+    /// Σ ε over pure releases, rounded up.
     pure: f64,
+    /// `Z`: all released probabilities are within a factor of `e^±Z` of the ideal ones, rounded up.
+    distortion: f64,
 }
 
 impl Loss {
@@ -62,25 +79,26 @@ impl Loss {
     /// [`AccountingError::Parameter`] unless a noise multiplier is positive and finite, or an ε finite and not negative.
     pub fn and(self, event: &Event) -> Result<Loss, AccountingError> {
         match *event {
-            Event::Gaussian { noise_multiplier: m, count } => {
-                checked("noise multiplier", m, m > 0.0 && m.is_finite(), "finite and positive")?;
-                let one = (1.0 / m).next_up();
-                let all = if count == 0 { 0.0 } else { ((one * one).next_up() * count as f64).next_up() };
-                Ok(Loss { mu_squared: sum_up(self.mu_squared, all), ..self })
-            }
-            Event::LatticeGaussian { noise_multiplier, numbers, count } => self
-                .and(&Event::Gaussian { noise_multiplier, count })?
-                .and(&Event::Pure { epsilon: 2.0 * LATTICE_ETA * numbers as f64 * count as f64 }),
-            Event::RandomisedResponse { epsilon } | Event::Pure { epsilon } => {
-                checked(
-                    "epsilon",
-                    epsilon,
-                    epsilon >= 0.0 && epsilon.is_finite(),
-                    "finite and not negative",
-                )?;
-                Ok(Loss { pure: sum_up(self.pure, epsilon), ..self })
+            Event::Gaussian { noise_multiplier, count } => self.and_gaussian(noise_multiplier, count),
+            Event::RandomisedResponse { epsilon } | Event::Pure { epsilon } => self.and_pure(epsilon),
+            Event::LatticeGaussian { noise_multiplier, numbers, count } => {
+                let all = lattice_distortion(numbers, count);
+                let loss = self.and_gaussian(noise_multiplier, count)?;
+                Ok(Loss { distortion: sum_up(loss.distortion, all), ..loss })
             }
         }
+    }
+
+    fn and_gaussian(self, m: f64, count: u64) -> Result<Loss, AccountingError> {
+        checked("noise multiplier", m, m > 0.0 && m.is_finite(), "finite and positive")?;
+        let one = (1.0 / m).next_up();
+        let all = if count == 0 { 0.0 } else { ((one * one).next_up() * count as f64).next_up() };
+        Ok(Loss { mu_squared: sum_up(self.mu_squared, all), ..self })
+    }
+
+    fn and_pure(self, epsilon: f64) -> Result<Loss, AccountingError> {
+        checked("epsilon", epsilon, epsilon >= 0.0 && epsilon.is_finite(), "finite and not negative")?;
+        Ok(Loss { pure: sum_up(self.pure, epsilon), ..self })
     }
 
     /// ε at this δ where neighbours replace one record, rounded up; infinite where no finite ε holds.
@@ -96,19 +114,41 @@ impl Loss {
 
     /// Whether [`Loss::epsilon`] at this δ is at most `epsilon`; one evaluation instead of a search.
     pub fn within(&self, epsilon: f64, delta: f64) -> bool {
+        let left = -sum_up(-epsilon, self.added());
         if self.mu_squared == 0.0 {
-            return self.pure <= epsilon;
+            return left >= 0.0;
         }
-        let left = -sum_up(-epsilon, self.pure);
-        left >= 0.0 && gaussian::delta(left, self.mu_squared.sqrt().next_up()) <= delta
+        left >= 0.0
+            && gaussian::delta(left, self.mu_squared.sqrt().next_up()) <= ideal_delta(delta, self.distortion)
     }
 
     fn at(&self, scale: f64, delta: f64) -> f64 {
         if self.mu_squared == 0.0 {
-            return self.pure;
+            return self.added();
         }
-        sum_up(gaussian::epsilon(scale * self.mu_squared.sqrt().next_up(), delta), self.pure)
+        let mu = scale * self.mu_squared.sqrt().next_up();
+        sum_up(gaussian::epsilon(mu, ideal_delta(delta, self.distortion)), self.added())
     }
+
+    /// What is added to the ε of the Gaussian releases.
+    fn added(&self) -> f64 {
+        sum_up(self.pure, 2.0 * self.distortion)
+    }
+}
+
+/// The δ that ideal releases must keep, rounded down, so that distorted ones keep `delta`.
+///
+/// With `P' ≤ e^Z P` and `Q' ≥ e^{−Z} Q`: `P'(S) − e^{ε+2Z} Q'(S) ≤ e^Z (P(S) − e^ε Q(S))`. The factor on δ is why a
+/// distortion is not the same as a pure loss of 2Z.
+fn ideal_delta(delta: f64, distortion: f64) -> f64 {
+    if distortion == 0.0 { delta } else { delta * libm::exp(-distortion) * (1.0 - 4.0 * f64::EPSILON) }
+}
+
+/// `Z` of all numbers of all releases, rounded up.
+fn lattice_distortion(numbers: u64, count: u64) -> f64 {
+    // A conversion and a product, each within one unit in the last place; the last factor is a power of two.
+    let all = numbers as f64 * count as f64;
+    if all == 0.0 { 0.0 } else { all * (1.0 + 4.0 * f64::EPSILON) * LATTICE_ETA }
 }
 
 /// stub
@@ -143,7 +183,8 @@ fn sum_up(a: f64, b: f64) -> f64 {
 
 /// ε at `delta` of all these events about one record, where neighbours replace that record; rounded up.
 ///
-/// Gaussian events compose exactly (`μ² = Σ 1/multiplier²`), randomised responses add their ε.
+/// Gaussian events compose exactly (`μ² = Σ 1/multiplier²`), pure ones add their ε. The number that a ledger's budget is
+/// compared with.
 ///
 /// # Errors
 /// [`AccountingError::Parameter`] if an event's parameter is out of range.
@@ -163,6 +204,76 @@ pub fn epsilon_zero_record_of<'a>(
     delta: f64,
 ) -> Result<f64, AccountingError> {
     Ok(loss_of(events)?.epsilon_zero_record(delta))
+}
+
+/// The smaller of [`epsilon_of`] and what the privacy loss distribution ([`Pld`]) proves: both hold, so their minimum does.
+///
+/// Lower than [`epsilon_of`] where Gaussian releases meet pure ones, or many pure ones each other. For reports and
+/// planning: it takes up to seconds, and the budget is enforced by [`Loss`], which needs one evaluation per charge.
+///
+/// # Errors
+/// As [`epsilon_of`].
+pub fn epsilon_tight<'a>(
+    events: impl IntoIterator<Item = &'a Event>,
+    delta: f64,
+) -> Result<f64, AccountingError> {
+    let (mut loss, mut pure) = (Loss::default(), Vec::new());
+    for event in events {
+        loss = loss.and(event)?;
+        if let Event::RandomisedResponse { epsilon } | Event::Pure { epsilon } = *event {
+            pure.push(epsilon);
+        }
+    }
+    let added = loss.epsilon(delta);
+    let composed = pure.len() + usize::from(loss.mu_squared > 0.0);
+    if composed < 2 || !added.is_finite() {
+        return Ok(added);
+    }
+    let ideal = distribution(&loss, pure)?.epsilon(ideal_delta(delta, loss.distortion));
+    Ok(added.min(sum_up(ideal, 2.0 * loss.distortion)))
+}
+
+/// The smallest noise multiplier, rounded up (by 1e-9 relative), with which `count` more Gaussian releases after `base`
+/// stay within (ε, δ), charged together or one by one.
+///
+/// # Errors
+/// [`AccountingError::Parameter`] unless `epsilon ≥ 0`, `0 < delta < 1`, both finite, and `count ≥ 1`;
+/// [`AccountingError::Exhausted`] if `base` leaves no room for any noise.
+pub fn calibrate(base: Loss, count: u64, epsilon: f64, delta: f64) -> Result<f64, AccountingError> {
+    checked("epsilon", epsilon, epsilon >= 0.0 && epsilon.is_finite(), "finite and not negative")?;
+    checked("delta", delta, delta > 0.0 && delta < 1.0, "between 0 and 1")?;
+    checked("count", count as f64, count >= 1, "at least 1")?;
+    let enough = |m: f64| base.and_gaussian(m, count).is_ok_and(|loss| loss.within(epsilon, delta));
+    let exhausted = || AccountingError::Exhausted { spent: base.epsilon(delta), epsilon, delta };
+    if !base.within(epsilon, delta) {
+        return Err(exhausted());
+    }
+    let mut high = 1.0;
+    while !enough(high) {
+        high *= 2.0;
+        if high > LARGEST_MULTIPLIER {
+            return Err(exhausted());
+        }
+    }
+    let mut low = high;
+    while enough(low) {
+        low /= 2.0;
+    }
+    Ok(gaussian::bisect(low, high, enough) * (1.0 + gaussian::SIGMA_MARGIN))
+}
+
+/// The Gaussian and pure releases of a loss on a grid fine enough for a window of a million points.
+fn distribution(loss: &Loss, mut pure: Vec<f64>) -> Result<Pld, AccountingError> {
+    let spread = loss.mu_squared / 2.0 + 16.0 * loss.mu_squared.sqrt() + 2.0 * loss.pure;
+    let mut pld = Pld::new((spread / (1u64 << 20) as f64).clamp(Pld::INTERVAL, 1.0))?;
+    if loss.mu_squared > 0.0 {
+        pld.gaussian((1.0 / loss.mu_squared.sqrt()).next_down().next_down(), 1)?;
+    }
+    pure.sort_by(f64::total_cmp);
+    for equal in pure.chunk_by(|a, b| a == b) {
+        pld.pure(equal[0], equal.len() as u64)?;
+    }
+    Ok(pld)
 }
 
 fn loss_of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Result<Loss, AccountingError> {

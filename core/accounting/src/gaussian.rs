@@ -16,7 +16,7 @@ const SMALL_MU: f64 = 1e-5;
 const NO_DENSITY: f64 = 39.0;
 
 /// How much larger than needed σ is made: the rounding of a million charges stays within the ε it was made for.
-const SIGMA_MARGIN: f64 = 1e-9;
+pub(crate) const SIGMA_MARGIN: f64 = 1e-9;
 
 /// The smallest δ for which a release with `μ = Δ/σ` is (ε, δ)-private, rounded up.
 ///
@@ -110,7 +110,7 @@ pub fn compose(releases: impl IntoIterator<Item = (f64, f64)>) -> f64 {
 }
 
 /// The least float in `(low, high]` where `enough` holds, given that it holds at `high` and not at `low`.
-fn bisect(mut low: f64, mut high: f64, enough: impl Fn(f64) -> bool) -> f64 {
+pub(crate) fn bisect(mut low: f64, mut high: f64, enough: impl Fn(f64) -> bool) -> f64 {
     loop {
         let middle = low + (high - low) / 2.0;
         if middle <= low || middle >= high {

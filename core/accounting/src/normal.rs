@@ -42,6 +42,20 @@ pub(crate) fn mills_slope(x: f64) -> f64 {
     tail / (x + tail)
 }
 
+/// `ln(1 − q + q e^w)` for `0 < q < 1`: the loss of a Gaussian release about a sample, whose loss is `w` without sampling.
+pub(crate) fn mixture_loss(q: f64, w: f64) -> f64 {
+    if w <= 30.0 {
+        return libm::log1p(q * libm::expm1(w));
+    }
+    w + libm::log(q) + libm::log1p((1.0 - q) / q * libm::exp(-w))
+}
+
+/// `ln(e^a + e^b)`, without overflow.
+pub(crate) fn log_sum(a: f64, b: f64) -> f64 {
+    let (low, high) = if a < b { (a, b) } else { (b, a) };
+    if low == f64::NEG_INFINITY { high } else { high + libm::log1p(libm::exp(low - high)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
