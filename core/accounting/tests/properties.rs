@@ -70,6 +70,9 @@ fn an_unknown_event_is_an_error_not_free() {
         r#"{"kind":"gaussian","noise_multiplier":1.5}"#,
         r#"{"kind":"gaussian","noise_multiplier":1.5,"count":2,"rate":0.1}"#,
         r#"{"kind":"gaussian","noise_multiplier":1.5,"count":-1}"#,
+        r#"{"kind":"lattice-gaussian","noise_multiplier":1.5,"count":2}"#,
+        r#"{"kind":"pure","epsilon":1.5,"count":2}"#,
+        r#"{"kind":"Pure","epsilon":1.5}"#,
     ] {
         assert!(serde_json::from_str::<Event>(unknown).is_err(), "{unknown}");
     }
@@ -126,6 +129,310 @@ fn a_calibrated_release_fits_its_budget() {
             assert!(loss.within(epsilon, 1e-5), "ε = {epsilon}, {steps} steps: {}", loss.epsilon(1e-5));
             assert!(!loss.and(&event).unwrap().within(epsilon, 1e-5) || steps > 1000);
         }
+    }
+}
+
+/// What ledgers hold must be read for as long as there are ledgers.
+#[test]
+fn events_are_written_as_they_always_were() {
+    let events = [
+        (Event::gaussian(1.5), r#"{"kind":"gaussian","noise_multiplier":1.5,"count":1}"#),
+        (Event::RandomisedResponse { epsilon: 0.5 }, r#"{"kind":"randomised-response","epsilon":0.5}"#),
+        (Event::Pure { epsilon: 0.5 }, r#"{"kind":"pure","epsilon":0.5}"#),
+        (
+            Event::LatticeGaussian { noise_multiplier: 1.5, numbers: 16, count: 2 },
+            r#"{"kind":"lattice-gaussian","noise_multiplier":1.5,"numbers":16,"count":2}"#,
+        ),
+    ];
+    for (event, text) in events {
+        assert_eq!(serde_json::to_string(&event).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Event>(text).unwrap(), event);
+    }
+}
+
+/// `δ'(ε + 2Z) ≤ e^Z δ(ε)`: both sides of the price of a sampler that is not exact.
+#[test]
+fn a_lattice_gaussian_costs_its_distortion() {
+    let (m, numbers, count, delta) = (1.5, 1u64 << 20, 1u64 << 10, 1e-5);
+    let lattice = Event::LatticeGaussian { noise_multiplier: m, numbers, count };
+    let z = numbers as f64 * count as f64 * LATTICE_ETA;
+    assert_eq!(z, 0.0625);
+    let exact =
+        epsilon_of(&[Event::Gaussian { noise_multiplier: m, count }], delta * (-z).exp()).unwrap() + 2.0 * z;
+    let found = epsilon_of(&[lattice], delta).unwrap();
+    assert!(found >= exact && found < exact * (1.0 + 1e-12), "{found} {exact}");
+    let free = Event::LatticeGaussian { noise_multiplier: m, numbers, count: 0 };
+    assert_eq!(epsilon_of(&[free], delta).unwrap(), 0.0);
+    let loss = Loss::default().and(&lattice).unwrap();
+    assert!(loss.within(found * (1.0 + 1e-9), delta) && !loss.within(found * (1.0 - 1e-9), delta));
+    let endless = Event::LatticeGaussian { noise_multiplier: m, numbers: u64::MAX, count: u64::MAX };
+    assert_eq!(epsilon_of(&[endless], delta).unwrap(), f64::INFINITY);
+}
+
+#[test]
+fn a_budget_without_room_is_refused_with_its_numbers() {
+    let spent =
+        [Event::gaussian(1.0)].iter().try_fold(Loss::default(), |loss, event| loss.and(event)).unwrap();
+    let error = calibrate(spent, 1, 3.0, 1e-5).unwrap_err();
+    assert_eq!(error, AccountingError::Exhausted { spent: spent.epsilon(1e-5), epsilon: 3.0, delta: 1e-5 });
+    assert!(error.to_string().contains("ε = 4.37") && error.to_string().contains("within ε = 3"), "{error}");
+    // Full to the brim: not above its budget, and yet without room.
+    let pure = Loss::default().and(&Event::Pure { epsilon: 3.0 }).unwrap();
+    assert!(pure.within(3.0, 1e-5));
+    let all = calibrate(pure, 1, 3.0, 1e-5);
+    assert!(all.is_ok_and(|m| m > 1e4), "δ alone pays for a little: {all:?}");
+    let brim = calibrate(spent, 1, spent.epsilon(1e-5), 1e-5);
+    assert!(
+        matches!(brim, Err(AccountingError::Exhausted { .. })) || brim.is_ok_and(|m| m > 1e4),
+        "{brim:?}"
+    );
+    for (count, epsilon, delta) in
+        [(0, 1.0, 1e-5), (1, -1.0, 1e-5), (1, f64::NAN, 1e-5), (1, 1.0, 0.0), (1, 1.0, 1.0)]
+    {
+        let refused = calibrate(Loss::default(), count, epsilon, delta);
+        assert!(matches!(refused, Err(AccountingError::Parameter { .. })), "{count} {epsilon} {delta}");
+    }
+}
+
+/// n-fold randomised response has a closed form (Kairouz, Oh & Viswanath 2015, Theorem 3.3 with δ = 0).
+#[test]
+fn pure_releases_compose_to_their_closed_form() {
+    for (one, n) in [(0.1, 50), (0.5, 8), (2.0, 3)] {
+        let exact = |epsilon: f64| {
+            let mut binomial = 1.0;
+            let terms = (0..=n).map(|k| {
+                let (k, rest) = (f64::from(k), f64::from(n - k));
+                let term = binomial * ((rest * one).exp() - (epsilon + k * one).exp()).max(0.0);
+                binomial *= rest / (k + 1.0);
+                term
+            });
+            terms.sum::<f64>() / (1.0 + one.exp()).powi(n)
+        };
+        let mut pld = Pld::new(Pld::INTERVAL).unwrap();
+        pld.pure(one, n as u64).unwrap();
+        for delta in [1e-2, 1e-5, 1e-12] {
+            let found = pld.epsilon(delta);
+            assert!(exact(found) <= delta, "{n} times {one} at {delta}: {found} is too low");
+            assert!(exact(found * (1.0 - 1e-3)) > delta, "{n} times {one} at {delta}: {found} is loose");
+            assert!(pld.epsilon(0.0) >= one * f64::from(n) && pld.epsilon(0.0) < one * f64::from(n) + 0.01);
+        }
+    }
+}
+
+/// One Gaussian release and one randomised response: a mixture of two Gaussian δ.
+#[test]
+fn a_mixture_is_bounded_from_both_sides() {
+    for (m, pure) in [(1.0, 0.5), (3.0, 0.25), (0.7, 1.0)] {
+        let events = [Event::gaussian(m), Event::RandomisedResponse { epsilon: pure }];
+        let delta = 1e-5;
+        let (tight, added) = (epsilon_tight(&events, delta).unwrap(), epsilon_of(&events, delta).unwrap());
+        let keep = 1.0 / (1.0 + (-pure).exp());
+        let exact = |e: f64| {
+            keep * gaussian::delta(e - pure, 1.0 / m) + (1.0 - keep) * gaussian::delta(e + pure, 1.0 / m)
+        };
+        assert!(exact(tight) <= delta * (1.0 + 1e-9), "{m} {pure}: {tight} is too low");
+        assert!(exact(tight * (1.0 - 1e-4)) > delta, "{m} {pure}: {tight} is loose");
+        assert!(tight < added, "{tight} {added}");
+    }
+    assert_eq!(epsilon_tight(&[], 1e-5).unwrap(), 0.0);
+    let gaussian = [Event::gaussian(2.0), Event::gaussian(3.0)];
+    assert_eq!(epsilon_tight(&gaussian, 1e-5), epsilon_of(&gaussian, 1e-5), "alone they compose exactly");
+    assert!(epsilon_tight(&[Event::gaussian(-1.0)], 1e-5).is_err());
+    // The distortion of a lattice is charged in both bounds.
+    let lattice = |numbers| {
+        let events = [
+            Event::LatticeGaussian { noise_multiplier: 1.0, numbers, count: 1 },
+            Event::Pure { epsilon: 0.5 },
+        ];
+        epsilon_tight(&events, 1e-5).unwrap()
+    };
+    let z = (1u64 << 30) as f64 * LATTICE_ETA;
+    assert!(lattice(1 << 30) > lattice(1) + 2.0 * z);
+}
+
+/// One sampled release, both directions by their definition.
+#[test]
+fn one_sampled_release_has_its_exact_delta() {
+    let tail = |x: f64| 0.5 * libm::erfc(x / 2f64.sqrt());
+    for (m, q) in [(1.0, 0.01), (0.6, 0.3), (3.0, 0.9)] {
+        let mut pld = Pld::new(1e-4).unwrap();
+        pld.sampled_gaussian(m, q, 1).unwrap();
+        for epsilon in [0.01, 0.1, 0.5] {
+            let e = f64::exp(epsilon);
+            let place = |odds: f64| (odds > 0.0).then(|| 0.5 + m * m * odds.ln());
+            let mixture = |x: f64| (1.0 - q) * tail(x / m) + q * tail((x - 1.0) / m);
+            let remove = place((e - 1.0 + q) / q).map_or(0.0, |x| mixture(x) - e * tail(x / m));
+            let add =
+                place((1.0 / e - 1.0 + q) / q).map_or(0.0, |x| 1.0 - tail(x / m) - e * (1.0 - mixture(x)));
+            let (exact, found) = (remove.max(add), pld.delta(epsilon));
+            // Another rounding than ours: a difference of tails, to a few units in the last place of 1.
+            assert!(found >= exact * (1.0 - 1e-9) - 1e-15, "{m} {q} {epsilon}: {found:e} below {exact:e}");
+            assert!(found <= exact * (1.0 + 1e-4) + 1e-12, "{m} {q} {epsilon}: {found:e} above {exact:e}");
+        }
+    }
+}
+
+#[test]
+fn a_bound_that_cannot_be_computed_is_infinite_not_low() {
+    for m in [1e-3, 0.3, 1e9] {
+        for q in [1e-12, 1e-3, 1.0 - 1e-9] {
+            for count in [1, 100_000, 1 << 40] {
+                let mut pld = Pld::new(0.1).unwrap();
+                pld.sampled_gaussian(m, q, count).unwrap();
+                let (epsilon, delta) = (pld.epsilon(1e-5), pld.delta(1.0));
+                assert!(epsilon >= 0.0 && (0.0..=1.0).contains(&delta), "{m} {q} {count}: {epsilon} {delta}");
+                // A lower bound: the first release alone, seen from its own sample.
+                let sampled_once = q * gaussian::delta(1e-9, 1.0 / m) * 0.99;
+                assert!(epsilon > 1e-9 || sampled_once <= 1e-5, "{m} {q} {count}: {epsilon}");
+            }
+        }
+    }
+    let mut pld = Pld::new(1e-3).unwrap();
+    assert_eq!((pld.epsilon(1e-5), pld.epsilon(0.0), pld.delta(0.0)), (0.0, 0.0, 0.0));
+    pld.gaussian(1.0, 1).unwrap();
+    assert_eq!(
+        (pld.epsilon(0.0), pld.epsilon(-1.0), pld.epsilon(f64::NAN)),
+        (f64::INFINITY, f64::INFINITY, f64::INFINITY)
+    );
+    assert_eq!((pld.delta(-1.0), pld.delta(f64::NAN), pld.delta(f64::INFINITY)), (1.0, 1.0, 0.0));
+    for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(pld.gaussian(bad, 1).is_err() && pld.sampled_gaussian(bad, 0.5, 1).is_err());
+        assert!(
+            Pld::new(bad).is_err()
+                && rdp::gaussian(2.0, bad).is_err()
+                && rdp::gaussian(1.0 + bad.min(0.0), 1.0).is_err()
+        );
+    }
+    for bad in [-0.1, 1.1, f64::NAN] {
+        assert!(pld.sampled_gaussian(1.0, bad, 1).is_err() && rdp::sampled_gaussian(2.0, 1.0, bad).is_err());
+        assert_eq!(rdp::epsilon([(2.0, 1.0)], bad), f64::INFINITY);
+    }
+    assert!(pld.pure(-1.0, 1).is_err() && rdp::pure(2.0, f64::NAN).is_err());
+    assert_eq!(rdp::epsilon([], 1e-5), f64::INFINITY);
+}
+
+/// The integral for fractional orders meets the sum for integer ones.
+#[test]
+fn divergences_are_continuous_in_the_order() {
+    for (m, q) in [(0.3, 0.01), (1.0, 1e-4), (1.0, 0.5), (5.0, 0.99), (30.0, 0.01)] {
+        for order in [2.0, 3.0, 7.0, 40.0, 300.0] {
+            let at = |order| rdp::sampled_gaussian(order, m, q).unwrap();
+            let (sum, integral) = (at(order), at(order * (1.0 + 1e-12)));
+            assert!((integral / sum - 1.0).abs() < 1e-7, "{m} {q} {order}: {sum} {integral}");
+        }
+    }
+    assert_eq!(rdp::sampled_gaussian(2.5, 1.5, 1.0), rdp::gaussian(2.5, 1.5));
+    assert_eq!(rdp::sampled_gaussian(2.5, 1.5, 0.0), Ok(0.0));
+}
+
+fn sampled(m: f64, rate: f64, count: u64) -> Pld {
+    let mut pld = Pld::new(2e-3).unwrap();
+    pld.sampled_gaussian(m, rate, count).unwrap();
+    pld
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_loss_distribution_grows_with_steps_and_rate_and_falls_with_noise_and_delta(
+        m in 0.5f64..8.0, rate in 0.001f64..1.0, count in 1u64..300, log_delta in -12.0f64..-2.0,
+    ) {
+        let delta = 10f64.powf(log_delta);
+        let here = sampled(m, rate, count).epsilon(delta);
+        // Two bounds, each a little above the truth.
+        let below = here * (1.0 - 1e-4) - 1e-6;
+        prop_assert!(sampled(m, rate, count + 1).epsilon(delta) >= below);
+        prop_assert!(sampled(m * 0.95, rate, count).epsilon(delta) >= below);
+        prop_assert!(sampled(m, (rate * 1.05).min(1.0), count).epsilon(delta) >= below);
+        prop_assert!(sampled(m, rate, count).epsilon(delta * 0.9) >= below);
+        let back = sampled(m, rate, count).delta(here);
+        prop_assert!(here == 0.0 || (back / delta - 1.0).abs() < 0.01, "δ({}) = {:e}, not {:e}", here, back, delta);
+        // Not above what the divergences prove, and for each sampled release an unsampled one costs more.
+        let divergence = |a: f64| (a, count as f64 * rdp::sampled_gaussian(a, m, rate).unwrap());
+        let proven = rdp::epsilon(rdp::orders().into_iter().map(divergence), delta);
+        prop_assert!(here <= proven * 1.01 + 0.05, "{} {}", here, proven);
+        let whole = epsilon_of(&[Event::Gaussian { noise_multiplier: m, count }], delta).unwrap();
+        prop_assert!(here <= whole * 1.01 + 0.05);
+    }
+
+    #[test]
+    fn a_loss_distribution_is_never_below_the_exact_value(
+        m in 0.2f64..20.0, count in 1u64..100, log_delta in -15.0f64..-1.0,
+    ) {
+        let delta = 10f64.powf(log_delta);
+        let exact = epsilon_of(&[Event::Gaussian { noise_multiplier: m, count }], delta).unwrap();
+        let mut pld = Pld::new(2e-3).unwrap();
+        pld.gaussian(m, count).unwrap();
+        let found = pld.epsilon(delta);
+        prop_assert!(found >= exact && (found.is_infinite() || found <= exact * 1.001 + 1e-2), "{} {}", found, exact);
+        let divergence = |a: f64| (a, count as f64 * rdp::gaussian(a, m).unwrap());
+        prop_assert!(rdp::epsilon(rdp::orders().into_iter().map(divergence), delta) >= exact);
+    }
+
+    #[test]
+    fn a_tight_bound_is_between_the_largest_part_and_the_sum(
+        m in 0.5f64..10.0, pure in 0.0f64..1.0, times in 1usize..6, log_delta in -12.0f64..-2.0,
+    ) {
+        let delta = 10f64.powf(log_delta);
+        let mut events = vec![Event::Pure { epsilon: pure }; times];
+        events.push(Event::gaussian(m));
+        let tight = epsilon_tight(&events, delta).unwrap();
+        prop_assert!(tight <= epsilon_of(&events, delta).unwrap());
+        prop_assert!(tight >= epsilon_of(&[Event::gaussian(m)], delta).unwrap());
+        events.push(Event::gaussian(m));
+        prop_assert!(epsilon_tight(&events, delta).unwrap() >= tight);
+    }
+}
+
+proptest! {
+    #[test]
+    fn divergences_grow_with_order_and_rate_and_fall_with_noise(
+        order in 1.05f64..40.0, m in 0.3f64..20.0, rate in 1e-5f64..0.99, epsilon in 0.0f64..10.0,
+    ) {
+        let at = |order, m, rate| rdp::sampled_gaussian(order, m, rate).unwrap();
+        let here = at(order, m, rate);
+        prop_assert!(here > 0.0 && here <= rdp::gaussian(order, m).unwrap());
+        prop_assert!(at(order * 1.01, m, rate) > here);
+        prop_assert!(at(order.ceil().max(2.0), m, rate) >= here * (1.0 - 1e-9));
+        prop_assert!(at(order, m * 0.99, rate) > here);
+        prop_assert!(at(order, m, rate * 1.01) > here);
+        let pure = rdp::pure(order, epsilon).unwrap();
+        prop_assert!((0.0..=epsilon).contains(&pure) && rdp::pure(order * 1.01, epsilon).unwrap() >= pure * (1.0 - 1e-12));
+    }
+
+    #[test]
+    fn what_divergences_prove_grows_with_steps_and_falls_with_delta(
+        m in 0.3f64..20.0, rate in 1e-3f64..1.0, steps in 1u32..10_000, log_delta in -15.0f64..-1.0,
+    ) {
+        let orders = [1.5, 2.0, 4.5, 8.0, 32.0];
+        let one: Vec<_> = orders.map(|a| (a, rdp::sampled_gaussian(a, m, rate).unwrap())).to_vec();
+        let epsilon = |steps: u32, delta| rdp::epsilon(one.iter().map(|(a, r)| (*a, f64::from(steps) * r)), delta);
+        let delta = 10f64.powf(log_delta);
+        prop_assert!(epsilon(steps + 1, delta) >= epsilon(steps, delta));
+        prop_assert!(epsilon(steps, delta * 0.9) >= epsilon(steps, delta));
+    }
+
+    #[test]
+    fn calibration_is_the_inverse_of_the_price(
+        before in 1.0f64..20.0, pure in 0.0f64..1.0, numbers in 0u64..1 << 30, count in 1u64..500,
+        room in 0.05f64..10.0, log_delta in -12.0f64..-2.0,
+    ) {
+        let delta = 10f64.powf(log_delta);
+        let lattice = Event::LatticeGaussian { noise_multiplier: before, numbers, count: 1 };
+        let base = Loss::default().and(&lattice).unwrap().and(&Event::Pure { epsilon: pure }).unwrap();
+        let epsilon = base.epsilon(delta) + room;
+        let m = calibrate(base, count, epsilon, delta).unwrap();
+        let with = |m| base.and(&Event::Gaussian { noise_multiplier: m, count }).unwrap();
+        prop_assert!(with(m).within(epsilon, delta) && !with(m * (1.0 - 1e-8)).within(epsilon, delta));
+        prop_assert!((with(m).epsilon(delta) / epsilon - 1.0).abs() < 1e-7);
+        let mut singly = base;
+        for _ in 0..count {
+            singly = singly.and(&Event::gaussian(m)).unwrap();
+        }
+        prop_assert!(singly.within(epsilon, delta), "charged one by one it is {}", singly.epsilon(delta));
+        prop_assert!(calibrate(base, count + 1, epsilon, delta).unwrap() > m);
+        prop_assert!(calibrate(base, count, epsilon, delta * 0.9).unwrap() > m);
     }
 }
 

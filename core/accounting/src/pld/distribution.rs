@@ -1,6 +1,6 @@
 //! The privacy loss of one release on a grid, never less than it is.
 
-use crate::normal::{ROUNDING, density, mills, mixture_loss, upper_tail};
+use crate::normal::{ROUNDING, mixture_loss, upper_tail};
 
 /// Largest loss kept finite: far above any useful ε, and `exp` of it is still a float.
 const LARGEST_LOSS: f64 = 600.0;
@@ -50,8 +50,7 @@ impl Distribution {
         let loss = |deviations: f64| mu * mu / 2.0 + deviations * mu;
         Self::discretise(interval, loss(-BELOW), loss(ABOVE), |l| {
             let (t, s) = (l / mu - mu / 2.0, l / mu + mu / 2.0);
-            // e^l φ(s) = φ(t), as in `gaussian::delta`
-            let scaled_q = if s >= -1.0 { density(t) * mills(s) } else { libm::exp(l) * upper_tail(s) };
+            let scaled_q = libm::exp(l) * upper_tail(s);
             Tails { p: upper_tail(t), scaled_q, argument: t.abs().max(s.abs()) }
         })
     }

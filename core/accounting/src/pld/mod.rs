@@ -11,6 +11,8 @@
 //! - Source: Koskela, Jälkö & Honkela 2020 (Fourier accountant); Doroshenko et al. 2022 (the grid); Zhu, Dong & Wang 2022,
 //!   Theorem 10 (dominating pairs compose)
 
+use std::cmp::Ordering;
+
 mod distribution;
 mod fourier;
 mod tilt;
@@ -236,7 +238,8 @@ impl Sum {
     fn epsilon(&self, delta: f64, infinite: f64) -> Option<f64> {
         let mut last = None;
         for cell in self.cells(infinite) {
-            if cell.delta_at(0.0) > delta {
+            // What is not a number proves nothing.
+            if !matches!(cell.above.partial_cmp(&delta), Some(Ordering::Less | Ordering::Equal)) {
                 return last;
             }
             // δ(ε) = above + (1 − e^{ε−end})·weight within the cell

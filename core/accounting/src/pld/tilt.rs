@@ -16,6 +16,9 @@ const OUTSIDE: f64 = 1e-13;
 /// Longest window, in grid points: 64 MiB of complex numbers.
 const LONGEST: f64 = (1 << 22) as f64;
 
+/// Largest loss in intervals: as a float it is still exact, and so is its sum with a window's length.
+const FARTHEST: f64 = (1u64 << 52) as f64;
+
 /// The exponent θ of the weight `e^{θl}`, and the moment generating function `M(θ)` of every term.
 pub(super) struct Tilt<'a> {
     terms: &'a [Term<'a>],
@@ -35,15 +38,15 @@ pub(super) struct Window {
 }
 
 impl<'a> Tilt<'a> {
-    /// The exponent whose Chernoff bound gives the smallest ε for `delta`.
+    /// The exponent whose bound gives the smallest ε for `delta`.
     pub(super) fn for_delta(terms: &'a [Term<'a>], interval: f64, delta: f64) -> Self {
-        let goal = |theta: f64, log_total: f64| (log_total - libm::log(delta)) / theta;
-        Self::best(terms, interval, goal)
+        let log_delta = libm::log(delta);
+        Self::best(terms, interval, |theta, log_total| (log_total + log_share(theta) - log_delta) / theta)
     }
 
-    /// The exponent whose Chernoff bound gives the smallest δ for `epsilon`.
+    /// The exponent whose bound gives the smallest δ for `epsilon`.
     pub(super) fn for_epsilon(terms: &'a [Term<'a>], interval: f64, epsilon: f64) -> Self {
-        Self::best(terms, interval, |theta, log_total| log_total - theta * epsilon)
+        Self::best(terms, interval, |theta, log_total| log_total + log_share(theta) - theta * epsilon)
     }
 
     pub(super) fn theta(&self) -> f64 {
@@ -75,7 +78,7 @@ impl<'a> Tilt<'a> {
         }
         let first = (bottom / self.interval).floor() - 1.0;
         let length = (top / self.interval).ceil() - first + 2.0;
-        if !(length <= LONGEST) {
+        if length.is_nan() || length > LONGEST || first.abs() > FARTHEST {
             return None;
         }
         Some(Window { first: first as i64, length: (length.max(2.0) as usize).next_power_of_two(), beyond })
@@ -132,6 +135,12 @@ impl<'a> Tilt<'a> {
         let theta = libm::exp(0.5 * (low + high));
         Tilt { terms, interval, theta, log_total: log_total(terms, interval, theta) }
     }
+}
+
+/// `ln` of the largest `(1 − e^{−x})·e^{−θx}` over `x ≥ 0`: `δ(ε)` is at most that share of Chernoff's `M(θ)·e^{−θε}`
+/// (Canonne, Kamath & Steinke 2020, Proposition 12).
+fn log_share(theta: f64) -> f64 {
+    theta * libm::log1p(-1.0 / (theta + 1.0)) - libm::log(theta + 1.0)
 }
 
 fn log_total(terms: &[Term<'_>], interval: f64, theta: f64) -> f64 {
