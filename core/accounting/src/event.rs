@@ -49,9 +49,6 @@ pub enum Event {
     },
 }
 
-/// ETA
-pub const LATTICE_ETA: f64 = 1.0 / (1u64 << 34) as f64;
-
 impl Event {
     /// One Gaussian release with this noise multiplier.
     pub fn gaussian(noise_multiplier: f64) -> Self {
@@ -149,27 +146,6 @@ fn lattice_distortion(numbers: u64, count: u64) -> f64 {
     // A conversion and a product, each within one unit in the last place; the last factor is a power of two.
     let all = numbers as f64 * count as f64;
     if all == 0.0 { 0.0 } else { all * (1.0 + 4.0 * f64::EPSILON) * LATTICE_ETA }
-}
-
-/// stub
-pub fn calibrate(base: Loss, count: u64, epsilon: f64, delta: f64) -> Result<f64, AccountingError> {
-    let enough = |m: f64| {
-        base.and(&Event::Gaussian { noise_multiplier: m, count }).is_ok_and(|l| l.within(epsilon, delta))
-    };
-    let mut high = 1.0;
-    while !enough(high) {
-        high *= 2.0;
-        checked("epsilon", epsilon, high < 1e12, "more than what is spent already")?;
-    }
-    let mut low = high;
-    while enough(low) {
-        low /= 2.0;
-    }
-    for _ in 0..200 {
-        let m = (low + high) / 2.0;
-        if enough(m) { high = m } else { low = m }
-    }
-    Ok(high * (1.0 + 1e-9))
 }
 
 /// `a + b` rounded up: exact where it fits, else the next float above.

@@ -38,7 +38,7 @@ pub fn gaussian(order: f64, noise_multiplier: f64) -> Result<f64, AccountingErro
 /// Divergence at `order` of one Gaussian release about a Poisson sample with this sampling rate, rounded up.
 ///
 /// `ln(A_α)/(α − 1)` with `A_α = E[(1 − q + q·exp((2x − 1)/2m²))^α]`, `x ~ N(0, m²)`; the other direction is never larger
-/// (Mironov, Talwar & Zhang 2019, Theorem 5). `A_α − 1` is a finite sum of positive terms for an integer order, else an
+/// (Mironov, Talwar & Zhang 2019). `A_α − 1` is a finite sum of positive terms for an integer order, else an
 /// integral of a positive function. Takes time proportional to `order`.
 ///
 /// # Errors

@@ -194,7 +194,7 @@ fn a_budget_without_room_is_refused_with_its_numbers() {
     }
 }
 
-/// n-fold randomised response has a closed form (Kairouz, Oh & Viswanath 2015, Theorem 3.3 with δ = 0).
+/// n-fold randomised response has a closed form (Kairouz, Oh & Viswanath 2015).
 #[test]
 fn pure_releases_compose_to_their_closed_form() {
     for (one, n) in [(0.1, 50), (0.5, 8), (2.0, 3)] {
@@ -276,7 +276,7 @@ fn one_sampled_release_has_its_exact_delta() {
 fn a_bound_that_cannot_be_computed_is_infinite_not_low() {
     for m in [1e-3, 0.3, 1e9] {
         for q in [1e-12, 1e-3, 1.0 - 1e-9] {
-            for count in [1, 100_000, 1 << 40] {
+            for count in [1, 1 << 40] {
                 let mut pld = Pld::new(0.1).unwrap();
                 pld.sampled_gaussian(m, q, count).unwrap();
                 let (epsilon, delta) = (pld.epsilon(1e-5), pld.delta(1.0));
@@ -314,7 +314,7 @@ fn a_bound_that_cannot_be_computed_is_infinite_not_low() {
 /// The integral for fractional orders meets the sum for integer ones.
 #[test]
 fn divergences_are_continuous_in_the_order() {
-    for (m, q) in [(0.3, 0.01), (1.0, 1e-4), (1.0, 0.5), (5.0, 0.99), (30.0, 0.01)] {
+    for (m, q) in [(0.1, 0.5), (0.2, 0.9), (0.3, 0.01), (1.0, 1e-4), (1.0, 0.5), (5.0, 0.99), (30.0, 0.01)] {
         for order in [2.0, 3.0, 7.0, 40.0, 300.0] {
             let at = |order| rdp::sampled_gaussian(order, m, q).unwrap();
             let (sum, integral) = (at(order), at(order * (1.0 + 1e-12)));

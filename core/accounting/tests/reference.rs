@@ -148,8 +148,8 @@ fn vectors_privacy_composition_rdp() {
     [whole, all, ours].into_iter().for_each(Column::report);
 }
 
-/// The reference adds the magnitudes of the series' terms, from the second on past the order of alternating sign, and so
-/// overstates fractional orders; with their signs the series agrees with the integral.
+/// The reference adds the magnitudes of the series' terms, whose signs alternate once `k` is past the order, and so
+/// overstates fractional orders; with their signs the series agrees with our integral.
 #[test]
 fn vectors_privacy_rdp_curves() {
     let Some(table) = reference() else { return };
@@ -177,7 +177,7 @@ fn numbers(list: &Value) -> Vec<f64> {
     list.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-/// `A_α` of a fractional order as a series (Mironov, Talwar & Zhang 2019, section 3.3).
+/// `A_α` of a fractional order as a series (Mironov, Talwar & Zhang 2019).
 struct Series {
     signed: f64,
     /// Every term positive.

@@ -2,7 +2,7 @@
 
 use crate::normal::{ROUNDING, mixture_loss, upper_tail};
 
-/// Largest loss kept finite: far above any useful ε, and `exp` of it is still a float.
+/// Largest loss kept finite, and the negative of the smallest: far above any useful ε, and `exp` of it is still a float.
 const LARGEST_LOSS: f64 = 600.0;
 
 /// Most grid points of one release; a smaller loss counts as the smallest of them.
@@ -104,7 +104,7 @@ impl Distribution {
     /// up.
     fn discretise(interval: f64, low: f64, high: f64, tails: impl Fn(f64) -> Tails) -> Self {
         let last = (high.min(LARGEST_LOSS) / interval).ceil() as i64;
-        let first = ((low / interval).floor() as i64).clamp(last - MOST_POINTS, last) - 1;
+        let first = ((low.max(-LARGEST_LOSS) / interval).floor() as i64).clamp(last - MOST_POINTS, last) - 1;
         let cell = -libm::expm1(-interval);
         let growth = libm::exp(interval);
 

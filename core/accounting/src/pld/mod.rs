@@ -8,10 +8,8 @@
 //!
 //! - Units: losses, ε and intervals in nats
 //! - Neighbours: one record added or removed for sampled releases (the worse of both), else as the sensitivity says
-//! - Source: Koskela, Jälkö & Honkela 2020 (Fourier accountant); Doroshenko et al. 2022 (the grid); Zhu, Dong & Wang 2022,
-//!   Theorem 10 (dominating pairs compose)
-
-use std::cmp::Ordering;
+//! - Source: Koskela, Jälkö & Honkela 2020 (Fourier accountant); Doroshenko et al. 2022 (the grid); Zhu, Dong & Wang 2022
+//!   (dominating pairs compose)
 
 mod distribution;
 mod fourier;
@@ -238,8 +236,9 @@ impl Sum {
     fn epsilon(&self, delta: f64, infinite: f64) -> Option<f64> {
         let mut last = None;
         for cell in self.cells(infinite) {
-            // What is not a number proves nothing.
-            if !matches!(cell.above.partial_cmp(&delta), Some(Ordering::Less | Ordering::Equal)) {
+            // What overflowed to no number proves nothing.
+            let proven = cell.above <= delta && cell.weight >= 0.0;
+            if !proven {
                 return last;
             }
             // δ(ε) = above + (1 − e^{ε−end})·weight within the cell
