@@ -58,11 +58,13 @@ impl Event {
 
 /// The privacy loss of one record so far: Gaussian releases composed exactly, pure losses added.
 ///
-/// A running total of three numbers: what a ledger enforces a budget with. [`epsilon_tight`] is for reports.
+/// A running total of four numbers: what a ledger enforces a budget with. [`epsilon_tight`] is for reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
     /// `Σ (Δ_i/σ_i)²` over Gaussian releases, rounded up.
     mu_squared: f64,
+    /// The same against an all-zero record.
+    mu_squared_zero: f64,
     /// Σ ε over pure releases, rounded up.
     pure: f64,
     /// `Z`: all released probabilities are within a factor of `e^±Z` of the ideal ones, rounded up.
@@ -76,21 +78,25 @@ impl Loss {
     /// [`AccountingError::Parameter`] unless a noise multiplier is positive and finite, or an ε finite and not negative.
     pub fn and(self, event: &Event) -> Result<Loss, AccountingError> {
         match *event {
-            Event::Gaussian { noise_multiplier, count } => self.and_gaussian(noise_multiplier, count),
+            // Against an all-zero record the sensitivity is the clipping norm, half of it.
+            Event::Gaussian { noise_multiplier, count } => self.and_gaussian(noise_multiplier, count, 0.25),
             Event::RandomisedResponse { epsilon } | Event::Pure { epsilon } => self.and_pure(epsilon),
             Event::LatticeGaussian { noise_multiplier, numbers, count } => {
                 let all = lattice_distortion(numbers, count);
-                let loss = self.and_gaussian(noise_multiplier, count)?;
+                // Its sensitivity may be less than twice the clipping norm, so no half of it is claimed.
+                let loss = self.and_gaussian(noise_multiplier, count, 1.0)?;
                 Ok(Loss { distortion: sum_up(loss.distortion, all), ..loss })
             }
         }
     }
 
-    fn and_gaussian(self, m: f64, count: u64) -> Result<Loss, AccountingError> {
+    /// `zero_record`: the part of `(Δ/σ)²` against an all-zero record, a power of two.
+    fn and_gaussian(self, m: f64, count: u64, zero_record: f64) -> Result<Loss, AccountingError> {
         checked("noise multiplier", m, m > 0.0 && m.is_finite(), "finite and positive")?;
         let one = (1.0 / m).next_up();
         let all = if count == 0 { 0.0 } else { ((one * one).next_up() * count as f64).next_up() };
-        Ok(Loss { mu_squared: sum_up(self.mu_squared, all), ..self })
+        let mu_squared_zero = sum_up(self.mu_squared_zero, zero_record * all);
+        Ok(Loss { mu_squared: sum_up(self.mu_squared, all), mu_squared_zero, ..self })
     }
 
     fn and_pure(self, epsilon: f64) -> Result<Loss, AccountingError> {
@@ -100,13 +106,13 @@ impl Loss {
 
     /// ε at this δ where neighbours replace one record, rounded up; infinite where no finite ε holds.
     pub fn epsilon(&self, delta: f64) -> f64 {
-        self.at(1.0, delta)
+        self.at(self.mu_squared, delta)
     }
 
-    /// ε at this δ against an all-zero record, rounded up: the papers' reading (sensitivity = clipping norm), half the
-    /// Gaussian μ. To be shown beside [`Loss::epsilon`], never instead of it.
+    /// ε at this δ against an all-zero record, rounded up: the papers' reading (sensitivity = clipping norm), half the μ
+    /// of [`Event::Gaussian`]; other events count whole. To be shown beside [`Loss::epsilon`], never instead of it.
     pub fn epsilon_zero_record(&self, delta: f64) -> f64 {
-        self.at(0.5, delta)
+        self.at(self.mu_squared_zero, delta)
     }
 
     /// Whether [`Loss::epsilon`] at this δ is at most `epsilon`; one evaluation instead of a search.
@@ -119,11 +125,11 @@ impl Loss {
             && gaussian::delta(left, self.mu_squared.sqrt().next_up()) <= ideal_delta(delta, self.distortion)
     }
 
-    fn at(&self, scale: f64, delta: f64) -> f64 {
-        if self.mu_squared == 0.0 {
+    fn at(&self, mu_squared: f64, delta: f64) -> f64 {
+        if mu_squared == 0.0 {
             return self.added();
         }
-        let mu = scale * self.mu_squared.sqrt().next_up();
+        let mu = mu_squared.sqrt().next_up();
         sum_up(gaussian::epsilon(mu, ideal_delta(delta, self.distortion)), self.added())
     }
 
@@ -219,7 +225,7 @@ pub fn calibrate(base: Loss, count: u64, epsilon: f64, delta: f64) -> Result<f64
     checked("epsilon", epsilon, epsilon >= 0.0 && epsilon.is_finite(), "finite and not negative")?;
     checked("delta", delta, delta > 0.0 && delta < 1.0, "between 0 and 1")?;
     checked("count", count as f64, count >= 1, "at least 1")?;
-    let enough = |m: f64| base.and_gaussian(m, count).is_ok_and(|loss| loss.within(epsilon, delta));
+    let enough = |m: f64| base.and_gaussian(m, count, 1.0).is_ok_and(|loss| loss.within(epsilon, delta));
     let exhausted = || AccountingError::Exhausted { spent: base.epsilon(delta), epsilon, delta };
     if !base.within(epsilon, delta) {
         return Err(exhausted());

@@ -11,7 +11,7 @@
 //! - [`paper`]: the formula of the published tables, which is not a guarantee
 //!
 //! # Which bound is used where
-//! A ledger enforces its budget with [`Loss`] (exact for Gaussian releases, sum for pure ones): three numbers, one
+//! A ledger enforces its budget with [`Loss`] (exact for Gaussian releases, sum for pure ones): four numbers, one
 //! evaluation per charge. A report may show [`epsilon_tight`] beside it. [`rdp`] and the sampled releases of [`Pld`] are for
 //! comparison with published figures: nothing here is charged less for having been sampled.
 //!

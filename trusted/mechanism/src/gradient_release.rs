@@ -1,6 +1,6 @@
 //! In place of a label: the clipped and noised gradient of the loss with respect to the accelerator's logits.
 
-use accounting::{Event, LATTICE_ETA};
+use accounting::Event;
 use ledger::{Charge, Digest, Kind, MechanismId, RecordSet};
 
 use crate::bit_release::{ReleaseError, UnusableMechanism, clip_scale, norm};
@@ -100,7 +100,7 @@ impl GradientRelease {
 
     /// What `count` such releases of one record cost beside their noise: the sampler's distance from the ideal.
     pub fn sampling_loss(labels: usize, count: u64) -> Event {
-        Event::Pure { epsilon: 2.0 * LATTICE_ETA * labels as f64 * count as f64 }
+        Event::LatticeGaussian { noise_multiplier: f64::MAX, numbers: labels as u64, count }
     }
 
     /// The charge for one step's gradients of these records, after the exchange of this digest.
