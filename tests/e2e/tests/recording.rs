@@ -20,14 +20,14 @@ const MESSAGE: usize = 2;
 /// Bytes in a row that count as a piece of an image: so many that differ do not agree by chance.
 const RUN: usize = 12;
 
-/// A run against a worker that records; its boundary log, and every job with its body.
-fn recorded(sandbox: &Sandbox) -> (Vec<Value>, Vec<(Job, Vec<u8>)>) {
+/// A run of `config` against a worker that records; its boundary log, and every job with its body.
+fn recorded(sandbox: &Sandbox, config: &str) -> (Vec<Value>, Vec<(Job, Vec<u8>)>) {
     let socket = sandbox.path("worker.sock");
     let address = format!("unix:{}", socket.display());
     let mut worker =
         sandbox.start_program("asymflow-worker", &["--listen", &address, "--once", "--record", "received"]);
     assert!(worker.wait_until(|_| socket.exists()), "{}", worker.stderr());
-    sandbox.write("run.toml", &format!("{}address = \"{address}\"\n", tiny("delta")));
+    sandbox.write("run.toml", &format!("{config}address = \"{address}\"\n"));
     sandbox.run(&["train", "run.toml", "--out", "r"]).good();
     worker.signal(Signal::TERM);
     worker.wait();
@@ -56,13 +56,13 @@ fn source() -> Source {
 #[test]
 fn the_worker_receives_nothing_but_released_public_and_allowed_values() {
     let sandbox = Sandbox::new();
-    let (log, jobs) = recorded(&sandbox);
+    let (log, jobs) = recorded(&sandbox, &tiny("delta"));
     let train = data::load(&source(), Split::Train).expect("drawn from a seed");
     let mut stored = [0, 0];
     for (job, body) in &jobs {
         match job {
             Job::Load(load) => assert_public(load, body),
-            Job::Store { set, first, count, labels } => {
+            Job::Store { set, first, count, labels, .. } => {
                 let of_labels = if *labels { 2 * count } else { 0 };
                 assert_eq!(body.len(), count * MESSAGE + of_labels, "bits and labels, nothing more");
                 assert_eq!(*labels, *set == RecordSet::Train, "labels of test records have no use there");
@@ -96,16 +96,47 @@ fn assert_logged(log: &[Value], jobs: &[(Job, Vec<u8>)]) {
     let received: usize = jobs.iter().map(|(_, body)| body.len()).sum();
     assert_eq!(logged, received as u64, "bytes logged and bytes received");
     for line in &outward {
-        let released = line["kind"] == "residual-bits";
+        let released = line["class"] == "noised+counted";
         assert_eq!(released, line["receipt"].is_object(), "{line}");
         assert!(released || line["class"] == "public" || line["kind"] == "labels", "{line}");
     }
 }
 
+/// With labels withheld and a fresh view for every epoch nothing has to be allowed, and every step is an exchange.
+#[test]
+fn withheld_labels_are_in_no_message() {
+    let sandbox = Sandbox::new();
+    let withheld = "labels = \"withheld\"\nlabel_epsilon = 4.0\nrelease = \"per-step\"";
+    let (log, jobs) = recorded(&sandbox, &tiny("delta").replace("allow = [\"labels\"]", withheld));
+    let (mut stored, mut updates) = ([0, 0], 0);
+    for (job, body) in &jobs {
+        match job {
+            Job::Load(load) => assert_public(load, body),
+            Job::Store { set, count, labels, .. } => {
+                assert_eq!((body.len(), *labels), (count * MESSAGE, false));
+                stored[usize::from(*set == RecordSet::Test)] += count;
+            }
+            Job::Backward => {
+                assert_eq!(body.len(), 32 * 10 * 4, "a gradient for each record of the batch");
+                updates += 1;
+            }
+            other => assert!(body.is_empty(), "`{}` has a body of {} bytes", other.name(), body.len()),
+        }
+    }
+    // Three epochs, the first of them without the accelerator.
+    assert_eq!((stored, updates), ([2 * TRAIN, TEST], 2 * TRAIN / 32));
+    assert_logged(&log, &jobs);
+    assert!(log.iter().all(|line| line["class"] != "UNPROTECTED"));
+    let summary = fs::read_to_string(sandbox.path("r/summary.json")).expect("the run has ended");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    let epsilon = summary["epsilon"].as_f64().expect("a number");
+    assert!((7.99..=8.0).contains(&epsilon), "{epsilon}");
+}
+
 #[test]
 fn no_pixels_are_in_the_recording() {
     let sandbox = Sandbox::new();
-    recorded(&sandbox);
+    recorded(&sandbox, &tiny("delta"));
     let received = fs::read(sandbox.path("received")).expect("the worker recorded");
     let images = data::load(&source(), Split::Train).expect("drawn from a seed");
     assert!(!shares_pixels(&images.pixels, &received), "pixels of a record");
