@@ -1,6 +1,7 @@
 //! Experiments, one subcommand each. They run the programs of this project as a user does, and report what came out.
 
 mod privacy_table;
+mod release_cost;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Experiment {
     PrivacyTable(privacy_table::Arguments),
+    ReleaseCost(release_cost::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -38,5 +40,6 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     match arguments.experiment {
         Experiment::PrivacyTable(arguments) => privacy_table::run(&arguments),
+        Experiment::ReleaseCost(arguments) => release_cost::run(&arguments),
     }
 }

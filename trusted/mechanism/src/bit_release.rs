@@ -275,12 +275,19 @@ fn samples(
 
 /// L2 norm; double precision holds the squares of all single-precision numbers, so no sum overflows.
 pub(crate) fn norm(numbers: &[f64]) -> f64 {
-    const LANES: usize = 16;
-    let mut sums = [0.0; LANES];
-    for chunk in numbers.chunks(LANES) {
-        sums.iter_mut().zip(chunk).for_each(|(sum, z)| *sum += z * z);
+    sum_of_squares(numbers).sqrt()
+}
+
+kernels::vectorised! {
+    fn sum_of_squares<'a>(numbers: &'a [f64]) -> f64 {
+        // As many sums at once as hide the latency of an addition; always in this order.
+        let mut sums = [0.0; 32];
+        let (blocks, rest) = numbers.as_chunks::<32>();
+        for block in blocks {
+            sums.iter_mut().zip(block).for_each(|(sum, z)| *sum += z * z);
+        }
+        sums.iter().sum::<f64>() + rest.iter().map(|z| z * z).sum::<f64>()
     }
-    sums.iter().sum::<f64>().sqrt()
 }
 
 /// What brings a vector of this size to an L2 norm of at most `clip`, without a branch on it.

@@ -62,12 +62,12 @@ impl ReleaseShape {
         data: &[f32],
         scratch: &'a mut [f64],
     ) -> &'a mut [f64] {
-        scratch.fill(0.0);
         if self == ReleaseShape::Full {
-            add_finite(data, scratch);
+            copy_finite(data, scratch);
             return scratch;
         }
         let plane = &mut scratch[..h * w];
+        plane.fill(0.0);
         data.chunks_exact((h * w).max(1)).for_each(|channel| add_finite(channel, plane));
         plane.iter_mut().for_each(|sum| *sum /= c.max(1) as f64);
         match self {
@@ -87,6 +87,15 @@ fn pool(plane: &mut [f64], [h, w]: [usize; 2], p: usize) -> &mut [f64] {
         }
     }
     &mut plane[..p * p]
+}
+
+kernels::vectorised! {
+    /// `out[i] = x[i]` where `x[i]` is finite, else 0.
+    fn copy_finite<'a>(x: &'a [f32], out: &'a mut [f64]) -> () {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = if x.is_finite() { f64::from(x) } else { 0.0 };
+        }
+    }
 }
 
 kernels::vectorised! {

@@ -95,7 +95,7 @@ fn series(widest: f64) -> Vec<f64> {
     loop {
         let coefficient: f64 = factor / (2.0 * n + 1.0);
         coefficients.push(coefficient);
-        if coefficient.abs() * power < 1e-18 {
+        if coefficient.abs() * power < 1e-17 {
             return coefficients;
         }
         n += 1.0;
@@ -140,8 +140,13 @@ pub(crate) fn of(numbers: &[f64]) -> Vec<u8> {
 vectorised! {
     /// Bit `i` is whether `x[i] ≥ limit`.
     fn pack<'a>(x: &'a [f64], limit: f64, out: &'a mut [u8]) -> () {
-        for (eight, byte) in x.chunks(8).zip(out) {
-            *byte = eight.iter().enumerate().fold(0, |byte, (i, &x)| byte | u8::from(x >= limit) << i);
+        let (bytes, rest) = x.as_chunks::<8>();
+        let mut out = out.iter_mut();
+        for (eight, byte) in bytes.iter().zip(out.by_ref()) {
+            *byte = (0..8).fold(0, |byte, i| byte | u8::from(eight[i] >= limit) << i);
+        }
+        if let Some(byte) = out.next() {
+            *byte = rest.iter().enumerate().fold(0, |byte, (i, &x)| byte | u8::from(x >= limit) << i);
         }
     }
 }
