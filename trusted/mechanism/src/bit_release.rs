@@ -208,7 +208,7 @@ impl BitRelease {
             return Err(ReleaseError::NotCharged { record });
         }
         let numbers = self.config.shape.reduce(self.config.residual, residual, scratch);
-        let scale = clip_scale(norm(numbers), self.config.clip);
+        let scale = clip_scale(numbers.norm(), self.config.clip);
         let Charge { dataset, view, .. } = receipt.charge();
         let stream = |mechanism| self.key.stream(dataset, record, *view, mechanism, None);
         let mut message = vec![0; self.message_len()];
@@ -271,23 +271,6 @@ fn samples(
         return Err(ReleaseError::Length { expected, found: data.len() / count.max(1) });
     }
     Ok(data.chunks_exact(expected))
-}
-
-/// L2 norm; double precision holds the squares of all single-precision numbers, so no sum overflows.
-pub(crate) fn norm(numbers: &[f64]) -> f64 {
-    sum_of_squares(numbers).sqrt()
-}
-
-kernels::vectorised! {
-    fn sum_of_squares<'a>(numbers: &'a [f64]) -> f64 {
-        // As many sums at once as hide the latency of an addition; always in this order.
-        let mut sums = [0.0; 32];
-        let (blocks, rest) = numbers.as_chunks::<32>();
-        for block in blocks {
-            sums.iter_mut().zip(block).for_each(|(sum, z)| *sum += z * z);
-        }
-        sums.iter().sum::<f64>() + rest.iter().map(|z| z * z).sum::<f64>()
-    }
 }
 
 /// What brings a vector of this size to an L2 norm of at most `clip`, without a branch on it.

@@ -3,9 +3,10 @@
 use accounting::Event;
 use ledger::{Charge, Digest, Kind, MechanismId, RecordSet};
 
-use crate::bit_release::{ReleaseError, UnusableMechanism, clip_scale, norm};
+use crate::bit_release::{ReleaseError, UnusableMechanism, clip_scale};
 use crate::boundary::Released;
 use crate::lattice::Lattice;
+use crate::release_shape::norm;
 use crate::{NoiseKey, Receipt};
 
 /// Parameters of a [`GradientRelease`].

@@ -3,7 +3,7 @@
 use accounting::{AccountingError, Event};
 use ledger::{Charge, Digest, MechanismId, RecordSet};
 
-use crate::bit_release::{ReleaseError, UnusableMechanism, norm};
+use crate::bit_release::{ReleaseError, UnusableMechanism};
 use crate::{NoiseKey, Receipt, ReleaseShape};
 
 /// Candidates from 2⁻²⁰ to 2²⁰, eight to an octave: public, whatever the records are.
@@ -92,7 +92,7 @@ impl NormQuantile {
             return Err(ReleaseError::Length { expected, found: residuals.len() % expected });
         }
         let mut scratch = vec![0.0; self.shape.scratch_len(self.residual)];
-        let norm = move |residual| norm(self.shape.reduce(self.residual, residual, &mut scratch));
+        let norm = move |residual| self.shape.reduce(self.residual, residual, &mut scratch).norm();
         Ok(residuals.chunks_exact(expected).map(norm))
     }
 

@@ -46,39 +46,77 @@ impl ReleaseShape {
     }
 
     /// Numbers that [`ReleaseShape::reduce`] needs to work in.
-    pub(crate) fn scratch_len(self, [c, h, w]: [usize; 3]) -> usize {
+    pub(crate) fn scratch_len(self, [_, h, w]: [usize; 3]) -> usize {
         match self {
-            ReleaseShape::Full => c * h * w,
+            ReleaseShape::Full => 0,
             ReleaseShape::Mean | ReleaseShape::Pooled(_) => h * w,
         }
     }
 
     /// Reduces one residual; NaN and infinities count as 0.
     ///
-    /// - Shapes: `data` `[C, H, W]` → as [`ReleaseShape::output`] says, at the front of `scratch`
+    /// - Shapes: `data` `[C, H, W]` → as [`ReleaseShape::output`] says
     pub(crate) fn reduce<'a>(
         self,
         [c, h, w]: [usize; 3],
-        data: &[f32],
+        data: &'a [f32],
         scratch: &'a mut [f64],
-    ) -> &'a mut [f64] {
+    ) -> Reduced<'a> {
         if self == ReleaseShape::Full {
-            copy_finite(data, scratch);
-            return scratch;
+            return Reduced::All(data);
         }
         let plane = &mut scratch[..h * w];
         plane.fill(0.0);
         data.chunks_exact((h * w).max(1)).for_each(|channel| add_finite(channel, plane));
         plane.iter_mut().for_each(|sum| *sum /= c.max(1) as f64);
         match self {
-            ReleaseShape::Pooled(p) => pool(plane, [h, w], p),
-            _ => plane,
+            ReleaseShape::Pooled(p) => Reduced::Means(pool(plane, [h, w], p)),
+            _ => Reduced::Means(plane),
         }
     }
 }
 
+/// The numbers of one record that leave; all are finite.
+#[derive(Clone, Copy)]
+pub(crate) enum Reduced<'a> {
+    /// The residual itself, read with 0 for what is not finite: no copy is made of it.
+    All(&'a [f32]),
+    /// Means of it.
+    Means(&'a [f64]),
+}
+
+impl Reduced<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Reduced::All(data) => data.len(),
+            Reduced::Means(means) => means.len(),
+        }
+    }
+
+    /// L2 norm; double precision holds the squares of all single-precision numbers, so no sum overflows.
+    pub(crate) fn norm(&self) -> f64 {
+        match self {
+            Reduced::All(data) => sum_of_finite_squares(data).sqrt(),
+            Reduced::Means(means) => norm(means),
+        }
+    }
+
+    /// Copies the numbers from place `first` on.
+    pub(crate) fn copy(&self, first: usize, out: &mut [f64]) {
+        match self {
+            Reduced::All(data) => copy_finite(&data[first..][..out.len()], out),
+            Reduced::Means(means) => out.copy_from_slice(&means[first..][..out.len()]),
+        }
+    }
+}
+
+/// L2 norm of finite numbers.
+pub(crate) fn norm(numbers: &[f64]) -> f64 {
+    numbers.iter().map(|z| z * z).sum::<f64>().sqrt()
+}
+
 /// Averages windows that tile a plane `[H, W]` `P` by `P`, to its front: no number is overwritten before it was read.
-fn pool(plane: &mut [f64], [h, w]: [usize; 2], p: usize) -> &mut [f64] {
+fn pool(plane: &mut [f64], [h, w]: [usize; 2], p: usize) -> &[f64] {
     let (tall, wide) = (h / p, w / p);
     for i in 0..p {
         for j in 0..p {
@@ -86,7 +124,20 @@ fn pool(plane: &mut [f64], [h, w]: [usize; 2], p: usize) -> &mut [f64] {
             plane[i * p + j] = window.map(|at| plane[at]).sum::<f64>() / (tall * wide) as f64;
         }
     }
-    &mut plane[..p * p]
+    &plane[..p * p]
+}
+
+kernels::vectorised! {
+    fn sum_of_finite_squares<'a>(x: &'a [f32]) -> f64 {
+        // As many sums at once as hide the latency of an addition; always in this order.
+        let mut sums = [0.0; 32];
+        let square = |x: f32| if x.is_finite() { f64::from(x) * f64::from(x) } else { 0.0 };
+        let (blocks, rest) = x.as_chunks::<32>();
+        for block in blocks {
+            sums.iter_mut().zip(block).for_each(|(sum, &x)| *sum += square(x));
+        }
+        sums.iter().sum::<f64>() + rest.iter().map(|&x| square(x)).sum::<f64>()
+    }
 }
 
 kernels::vectorised! {
@@ -154,9 +205,12 @@ mod tests {
 
     fn reduced(shape: ReleaseShape, size: [usize; 3], data: &[f32]) -> Vec<f64> {
         let mut scratch = vec![f64::NAN; shape.scratch_len(size)];
-        let reduced = shape.reduce(size, data, &mut scratch).to_vec();
+        let reduced = shape.reduce(size, data, &mut scratch);
         assert_eq!(reduced.len(), shape.output(size).unwrap().iter().product::<usize>());
-        reduced
+        let mut out = vec![f64::NAN; reduced.len()];
+        reduced.copy(0, &mut out);
+        assert!((reduced.norm() - norm(&out)).abs() <= 1e-12 * norm(&out));
+        out
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use kernels::vectorised;
 
 use crate::noise::NoiseStream;
+use crate::release_shape::Reduced;
 
 /// Largest `clip/σ` for which the series below is used; beyond (ε above about 40) the noise itself is made.
 const WIDEST: f64 = 3.0;
@@ -38,7 +39,7 @@ impl Signs {
     ///   numbers are
     pub(crate) fn draw(
         &self,
-        numbers: &mut [f64],
+        numbers: Reduced<'_>,
         scale: f64,
         noise: &mut NoiseStream,
         ties: impl FnOnce() -> NoiseStream,
@@ -49,7 +50,7 @@ impl Signs {
         };
         let mut ties = Ties { open: Some(ties), stream: None };
         let mut draws = [0u8; 2 * BLOCK];
-        for (block, bytes) in numbers.chunks_mut(BLOCK).zip(out.chunks_mut(BLOCK / 8)) {
+        in_blocks(numbers, out, |block, bytes| {
             let draws = &mut draws[..2 * block.len()];
             noise.fill(draws);
             if subtract_draws(block, scale / self.sigma, series, draws) {
@@ -57,17 +58,28 @@ impl Signs {
                 block.iter_mut().filter(|d| (0.0..1.0).contains(*d)).for_each(|d| *d += ties.decide(*d));
             }
             pack(block, 1.0, bytes);
-        }
+        });
     }
 
-    fn draw_with_noise(&self, numbers: &mut [f64], scale: f64, noise: &mut NoiseStream, out: &mut [u8]) {
+    fn draw_with_noise(&self, numbers: Reduced<'_>, scale: f64, noise: &mut NoiseStream, out: &mut [u8]) {
         let mut gaussians = [0.0; BLOCK];
-        for (block, bytes) in numbers.chunks_mut(BLOCK).zip(out.chunks_mut(BLOCK / 8)) {
+        in_blocks(numbers, out, |block, bytes| {
             let gaussians = &mut gaussians[..block.len()];
             noise.fill_gaussian(gaussians);
             block.iter_mut().zip(gaussians).for_each(|(z, n)| *z = *z * scale + self.sigma * *n);
             pack(block, 0.0, bytes);
-        }
+        });
+    }
+}
+
+/// Copies the numbers block by block, with the bytes that their signs go to.
+fn in_blocks(numbers: Reduced<'_>, out: &mut [u8], mut work: impl FnMut(&mut [f64], &mut [u8])) {
+    let mut block = [0.0; BLOCK];
+    for (i, bytes) in out.chunks_mut(BLOCK / 8).enumerate() {
+        let first = i * BLOCK;
+        let block = &mut block[..(numbers.len() - first).min(BLOCK)];
+        numbers.copy(first, block);
+        work(block, bytes);
     }
 }
 
@@ -131,9 +143,9 @@ vectorised! {
 const LANES: usize = 64;
 
 /// Signs of numbers as they are, packed as [`Signs::draw`] does.
-pub(crate) fn of(numbers: &[f64]) -> Vec<u8> {
+pub(crate) fn of(numbers: Reduced<'_>) -> Vec<u8> {
     let mut out = vec![0; numbers.len().div_ceil(8)];
-    pack(numbers, 0.0, &mut out);
+    in_blocks(numbers, &mut out, |block, bytes| pack(block, 0.0, bytes));
     out
 }
 
@@ -185,7 +197,7 @@ mod tests {
     fn shares(signs: &Signs, values: &[f64], repeats: usize, name: &str) -> Vec<f64> {
         let all: Vec<f64> = (0..values.len() * repeats).map(|i| values[i % values.len()]).collect();
         let mut out = vec![0u8; all.len().div_ceil(8)];
-        signs.draw(&mut all.clone(), 1.0, &mut stream(name), || stream("ties"), &mut out);
+        signs.draw(Reduced::Means(&all), 1.0, &mut stream(name), || stream("ties"), &mut out);
         let mut counts = vec![0usize; values.len()];
         for i in 0..all.len() {
             counts[i % values.len()] += usize::from(out[i / 8] >> (i % 8) & 1);
@@ -229,7 +241,7 @@ mod tests {
             let signs = Signs::new(1.0, 1e-12 + 1.0 / WIDEST);
             let numbers: Vec<f64> = (0..len).map(|i| if i % 3 == 0 { 1.0 } else { -1.0 }).collect();
             let mut out = vec![0u8; len.div_ceil(8)];
-            signs.draw(&mut numbers.clone(), 1.0, &mut stream("a"), || stream("b"), &mut out);
+            signs.draw(Reduced::Means(&numbers), 1.0, &mut stream("a"), || stream("b"), &mut out);
             // At three standard deviations hardly any sign is wrong.
             let wrong = (0..len).filter(|i| (out[i / 8] >> (i % 8) & 1 == 1) != (i % 3 == 0)).count();
             assert!(wrong <= 1 + len / 50, "{wrong} of {len}");
