@@ -4,10 +4,12 @@
 //!   and anyone can recompute ε from it
 //! - [`BoundaryLine`]: a line of the boundary log, every message by kind and size
 //! - [`Kind`]: every kind of message that may cross the boundary, in one table
+//! - [`audit`]: what left and what it cost, recomputed from these, and where the files of a run disagree
 //!
 //! A record is charged once per (data set, view, mechanism, transcript). Nothing here can release anything or make a
 //! receipt: that is the mechanism's.
 
+pub mod audit;
 mod boundary_line;
 pub mod chain;
 mod digest;

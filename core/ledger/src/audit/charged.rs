@@ -1,0 +1,242 @@
+//! The ledger, read for an audit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use accounting::information::information_bound_bits;
+use accounting::{AccountingError, Event, Loss};
+
+use super::mechanism_text::MechanismText;
+use super::{Claims, DatasetReport, Disagreement, Findings, MechanismReport};
+use crate::{ChainError, Class, Digest, Entry, Kind, Ledger, LedgerError, MechanismId, RecordSet, entries};
+
+/// How far two ways to the same number may lie apart, relative to it: rounding only.
+pub(super) const ROUNDING: f64 = 1e-9;
+
+/// All charges, as far as they can be read.
+pub(super) struct Charged {
+    pub(super) ledger: Ledger,
+    /// By position in the ledger.
+    pub(super) entries: Vec<PaidEntry>,
+    /// Whether the ledger could be read to its end.
+    pub(super) whole: bool,
+    by_kind: BTreeMap<Kind, Ledger>,
+    by_mechanism: BTreeMap<MechanismId, Charges>,
+    purposes: BTreeMap<Digest, BTreeSet<String>>,
+}
+
+/// What one entry paid for.
+pub(super) struct PaidEntry {
+    pub(super) hash: Digest,
+    pub(super) kind: Option<Kind>,
+    /// Bytes of one record's message.
+    pub(super) bytes: u64,
+    /// Records paid for by it and by earlier entries of the same release.
+    pub(super) records: u64,
+    pub(super) purpose: String,
+    /// Whether a message left on it.
+    pub(super) sent: bool,
+}
+
+/// All charges for one mechanism.
+struct Charges {
+    text: MechanismText,
+    event: Event,
+    /// Line of its first entry.
+    line: usize,
+    entries: u64,
+    records: u64,
+    bytes: u64,
+}
+
+impl Charged {
+    pub(super) fn read(bytes: &[u8], findings: &mut Findings) -> Self {
+        let mut charged = Charged {
+            ledger: Ledger::empty(),
+            entries: Vec::new(),
+            whole: true,
+            by_kind: BTreeMap::new(),
+            by_mechanism: BTreeMap::new(),
+            purposes: BTreeMap::new(),
+        };
+        for (i, entry) in entries(bytes).enumerate() {
+            let line = i + 1;
+            let added = match entry {
+                Ok(entry) => {
+                    charged.add(line, &entry, findings).map_err(|source| LedgerError::Loss { line, source })
+                }
+                Err(ChainError::Truncated { .. }) => {
+                    findings.note(format!(
+                        "ledger line {line} is cut short: a crash, before anything left for it; the next command removes it"
+                    ));
+                    break;
+                }
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = added {
+                charged.whole = false;
+                findings.disagree(error);
+                break;
+            }
+        }
+        charged
+    }
+
+    fn add(&mut self, line: usize, entry: &Entry, findings: &mut Findings) -> Result<(), AccountingError> {
+        self.ledger.add(entry)?;
+        let text = MechanismText::parse(entry.mechanism.as_str());
+        let kind = text.kind.filter(|kind| kind.class() == Class::NoisedCounted);
+        match kind {
+            Some(kind) => self.by_kind.entry(kind).or_default().add(entry)?,
+            None => {
+                let mechanism = entry.mechanism.to_string();
+                findings.disagree(Disagreement::Mechanism { line, mechanism });
+            }
+        }
+        check_bits(line, entry, &text, findings);
+        let records = self.ledger.issued(&entry.charge()).map_or(0, |issued| issued.records.len());
+        self.entries.push(PaidEntry {
+            hash: entry.hash,
+            kind,
+            bytes: entry.bytes,
+            records,
+            purpose: entry.purpose.clone(),
+            sent: false,
+        });
+        let charges = self.by_mechanism.entry(entry.mechanism.clone()).or_insert(Charges {
+            text: MechanismText { kind, ..text },
+            event: entry.event,
+            line,
+            entries: 0,
+            records: 0,
+            bytes: entry.bytes,
+        });
+        charges.entries += 1;
+        charges.records = charges.records.saturating_add(entry.records.len());
+        self.purposes.entry(entry.dataset).or_default().insert(entry.purpose.clone());
+        Ok(())
+    }
+
+    /// Charges for this kind alone.
+    pub(super) fn of(&self, kind: Kind) -> Option<&Ledger> {
+        self.by_kind.get(&kind)
+    }
+
+    /// Compares with the configuration.
+    pub(super) fn compare(&self, claims: &Claims, findings: &mut Findings) {
+        for DatasetReport { dataset, epsilon, .. } in self.datasets(claims.delta) {
+            match claims.budget {
+                Some(budget) if epsilon > budget * (1.0 + ROUNDING) => {
+                    findings.disagree(Disagreement::Budget { dataset, epsilon, budget });
+                }
+                _ => {}
+            }
+        }
+        for Charges { text, line, .. } in self.by_mechanism.values() {
+            match (text.kind, text.clip) {
+                (Some(Kind::ResidualBits), Some(found)) if differ(found, claims.clip) => {
+                    findings.disagree(Disagreement::Clip { line: *line, found, stated: claims.clip });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What each data set has spent.
+    pub(super) fn datasets(&self, delta: f64) -> Vec<DatasetReport> {
+        let report = |(dataset, purposes): (&Digest, &BTreeSet<String>)| {
+            let mut priced = Priced { delta, known: Vec::new() };
+            let (mut records, mut worst, mut epsilons) = (0u64, Vec::new(), (0.0, 0.0));
+            for (_, range, loss) in self.ledger.losses().filter(|(of, ..)| *of == dataset) {
+                records = records.saturating_add(range.end - range.start);
+                let found = priced.epsilons(loss);
+                if worst.is_empty() || found.0 > epsilons.0 {
+                    (worst, epsilons) = (Vec::new(), found);
+                }
+                if found.0 == epsilons.0 {
+                    worst.push(range);
+                }
+            }
+            DatasetReport {
+                dataset: *dataset,
+                purposes: purposes.iter().cloned().collect(),
+                records,
+                epsilon: epsilons.0,
+                epsilon_zero_record: epsilons.1,
+                worst: RecordSet::ascending(worst).to_string(),
+            }
+        };
+        self.purposes.iter().map(report).collect()
+    }
+
+    /// What each mechanism was charged for.
+    pub(super) fn mechanisms(&self, delta: f64) -> Vec<MechanismReport> {
+        let report = |(name, charges): (&MechanismId, &Charges)| {
+            let Charges { text, event, entries, records, bytes, .. } = charges;
+            let loss = Loss::default().and(event).unwrap_or_default();
+            let bits =
+                |k: u64| Some(information_bound_bits(usize::try_from(k).ok()?, text.clip?, text.sigma?));
+            MechanismReport {
+                mechanism: name.to_string(),
+                kind: text.kind,
+                entries: *entries,
+                records: *records,
+                bytes_per_record: *bytes,
+                epsilon: loss.epsilon(delta),
+                epsilon_zero_record: loss.epsilon_zero_record(delta),
+                clip: text.clip,
+                sigma: text.sigma,
+                numbers: text.numbers,
+                information_bits: text.numbers.and_then(bits),
+            }
+        };
+        self.by_mechanism.iter().map(report).collect()
+    }
+}
+
+/// Checks that an entry for residual bits charges what its mechanism's name says: the multiplier is σ over the
+/// sensitivity `2C`, and a message has one bit per number.
+fn check_bits(line: usize, entry: &Entry, text: &MechanismText, findings: &mut Findings) {
+    if text.kind != Some(Kind::ResidualBits) {
+        return;
+    }
+    let (Some(clip), Some(sigma), Some(numbers)) = (text.clip, text.sigma, text.numbers) else {
+        let mechanism = entry.mechanism.to_string();
+        findings.disagree(Disagreement::Mechanism { line, mechanism });
+        return;
+    };
+    let expected = sigma / (2.0 * clip);
+    let found = match entry.event {
+        Event::Gaussian { noise_multiplier, count: 1 } => noise_multiplier,
+        _ => f64::NAN,
+    };
+    if differ(found, expected) {
+        findings.disagree(Disagreement::Loss { line, found, expected });
+    }
+    let (found, expected) = (entry.bytes, numbers.div_ceil(8));
+    if found != expected {
+        findings.disagree(Disagreement::MessageSize { line, found, expected });
+    }
+}
+
+/// Whether two numbers differ by more than rounding; NaN differs from all.
+fn differ(a: f64, b: f64) -> bool {
+    !((a - b).abs() <= ROUNDING * a.abs().max(b.abs()))
+}
+
+/// ε of losses at one δ, each searched for once.
+struct Priced {
+    delta: f64,
+    known: Vec<(Loss, (f64, f64))>,
+}
+
+impl Priced {
+    /// ε, and ε against an all-zero record.
+    fn epsilons(&mut self, loss: Loss) -> (f64, f64) {
+        if let Some((_, epsilons)) = self.known.iter().find(|(known, _)| *known == loss) {
+            return *epsilons;
+        }
+        let epsilons = (loss.epsilon(self.delta), loss.epsilon_zero_record(self.delta));
+        self.known.push((loss, epsilons));
+        epsilons
+    }
+}

@@ -1,0 +1,67 @@
+//! What the name of a mechanism tells.
+
+use crate::Kind;
+
+/// Parameters in a mechanism's name, such as `residual-bits v1: pooled:4 of 32x16x16, clip 2, sigma 2.4, function …`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct MechanismText {
+    pub(super) kind: Option<Kind>,
+    pub(super) clip: Option<f64>,
+    pub(super) sigma: Option<f64>,
+    /// Numbers in one message.
+    pub(super) numbers: Option<u64>,
+}
+
+impl MechanismText {
+    pub(super) fn parse(name: &str) -> Self {
+        let (title, parameters) = name.split_once(": ").unwrap_or((name, ""));
+        let word = title.split_whitespace().next().unwrap_or_default();
+        let value = |key: &str| {
+            let text = parameters.split(", ").find_map(|part| part.strip_prefix(key)?.strip_prefix(' '))?;
+            text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0)
+        };
+        let numbers = parameters.split(", ").find_map(|part| numbers(part.split_once(" of ")?));
+        MechanismText { kind: Kind::from_name(word), clip: value("clip"), sigma: value("sigma"), numbers }
+    }
+}
+
+/// How many numbers a residual of size `CxHxW` leaves in this shape.
+fn numbers((shape, size): (&str, &str)) -> Option<u64> {
+    let mut sides = size.split('x').map(|side| side.parse::<u64>().ok());
+    let (channels, height, width) = (sides.next()??, sides.next()??, sides.next()??);
+    let map = height.checked_mul(width)?;
+    match shape {
+        "full" => map.checked_mul(channels),
+        "mean" => Some(map),
+        _ => shape.strip_prefix("pooled:")?.parse::<u64>().ok()?.checked_pow(2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_and_others_are_left_out() {
+        let text = |shape: &str| {
+            MechanismText::parse(&format!(
+                "residual-bits v1: {shape} of 8x4x6, clip 2, sigma 0.5, function 00"
+            ))
+        };
+        let expected = MechanismText {
+            kind: Some(Kind::ResidualBits),
+            clip: Some(2.0),
+            sigma: Some(0.5),
+            numbers: Some(24),
+        };
+        assert_eq!(text("mean"), expected);
+        assert_eq!((text("full").numbers, text("pooled:3").numbers), (Some(192), Some(9)));
+        let labels = MechanismText::parse("randomised-labels v1: 10 labels, epsilon 1");
+        assert_eq!(labels, MechanismText { kind: Some(Kind::RandomisedLabels), ..MechanismText::default() });
+        for odd in
+            ["", "laplace v1: clip -1, sigma inf", ": x of 1x1", "a: full of 99999999999x99999999999x9"]
+        {
+            assert_eq!(MechanismText::parse(odd), MechanismText::default(), "{odd}");
+        }
+    }
+}
