@@ -228,6 +228,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Part { .. } => "part",
         Event::Finished => "finished",
         Event::Failed { .. } => "failed",
+        Event::Pictures(_) => "pictures",
     }
 }
 

@@ -26,6 +26,9 @@ pub struct Report {
     pub untrusted_cpu_seconds_per_image: f64,
     pub bytes_out_per_image: f64,
     pub bytes_in_per_image: f64,
+    /// Bytes of bodies that crossed to and from the accelerator; the boundary log has at least these.
+    pub bytes_out: u64,
+    pub bytes_in: u64,
     pub peak_trusted_bytes: u64,
     /// Per record, replace-one neighbours; nothing where nothing is guaranteed.
     pub epsilon: Option<f64>,
@@ -54,6 +57,8 @@ impl Report {
             untrusted_cpu_seconds_per_image: per_image(summary.untrusted_cpu_seconds),
             bytes_out_per_image: per_image(summary.bytes_out as f64),
             bytes_in_per_image: per_image(summary.bytes_in as f64),
+            bytes_out: summary.bytes_out,
+            bytes_in: summary.bytes_in,
             peak_trusted_bytes: summary.peak_trusted_bytes,
             flow: summary.flow,
             model: summary.model,
@@ -140,7 +145,8 @@ fn epochs(count: usize) -> String {
     if count == 1 { "1 epoch".into() } else { format!("{count} epochs") }
 }
 
-fn list(text: &mut String, name: &str, sentences: &[String]) {
+/// Sentences under one name, a line each.
+pub(crate) fn list(text: &mut String, name: &str, sentences: &[String]) {
     for (i, sentence) in sentences.iter().enumerate() {
         let _ = writeln!(text, "{:<16}- {sentence}", if i == 0 { name } else { "" });
     }

@@ -33,6 +33,9 @@ pub enum Request {
     Export,
     /// Stops training at the next step, with a checkpoint.
     Stop,
+    /// Shows the first `count` training records as the accelerator saw them → [`Event::Pictures`]. Needs all training
+    /// records, by which their charge is found; charges nothing and sends nothing to the accelerator.
+    Pictures { count: usize },
 }
 
 /// What the enclave reports. The body of each is given in brackets.
@@ -95,6 +98,20 @@ pub enum Event {
         kind: FailureKind,
         message: String,
     },
+    /// \[for each record its main part and its residual, H·W numbers each; then the message of each released record, one
+    /// bit per number] Private: for the owner alone.
+    Pictures(Pictures),
+}
+
+/// What [`Event::Pictures`] shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pictures {
+    /// Height and width of main part and residual, both as means over the channels of the split map.
+    pub map: [usize; 2],
+    /// Channels, height and width of the bits that leave.
+    pub bits: [usize; 3],
+    /// By record: whether its message was made for the accelerator.
+    pub released: Vec<bool>,
 }
 
 /// Whose fault a failure is.

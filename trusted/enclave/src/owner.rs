@@ -127,6 +127,12 @@ impl Session {
                 Ok(())
             }
             Request::Stop => Ok(()),
+            Request::Pictures { count } => {
+                let (run, process) = self.run()?;
+                let (pictures, body) = run.pictures(process, count)?;
+                process.report(Event::Pictures(pictures), &body);
+                Ok(())
+            }
         }
     }
 

@@ -13,6 +13,7 @@ mod infer;
 mod labels;
 mod ledger;
 mod messages;
+mod pictures;
 mod plan;
 mod records;
 mod remote;

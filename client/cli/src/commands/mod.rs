@@ -1,6 +1,7 @@
 //! One module per command.
 
 mod accelerator;
+mod audit;
 mod evaluate;
 mod export;
 mod infer;
@@ -43,6 +44,7 @@ enum Command {
     Evaluate(evaluate::Arguments),
     Infer(infer::Arguments),
     Plan(plan::Arguments),
+    Audit(audit::Arguments),
     Export(export::Arguments),
     Accelerator(accelerator::Arguments),
 }
@@ -58,6 +60,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Evaluate(arguments) => evaluate::run(&arguments, json),
         Command::Infer(arguments) => infer::run(&arguments, json),
         Command::Plan(arguments) => plan::run(&arguments, json),
+        Command::Audit(arguments) => audit::run(&arguments, json),
         Command::Export(arguments) => export::run(&arguments, json),
         Command::Accelerator(arguments) => accelerator::run(&arguments),
     }

@@ -21,7 +21,8 @@ pub(super) struct Charged {
     pub(super) whole: bool,
     by_kind: BTreeMap<Kind, Ledger>,
     by_mechanism: BTreeMap<MechanismId, Charges>,
-    purposes: BTreeMap<Digest, BTreeSet<String>>,
+    /// Data sets in the order of their first entries, each with what it was charged for.
+    purposes: Vec<(Digest, BTreeSet<String>)>,
 }
 
 /// What one entry paid for.
@@ -56,7 +57,7 @@ impl Charged {
             whole: true,
             by_kind: BTreeMap::new(),
             by_mechanism: BTreeMap::new(),
-            purposes: BTreeMap::new(),
+            purposes: Vec::new(),
         };
         for (i, entry) in entries(bytes).enumerate() {
             let line = i + 1;
@@ -112,8 +113,18 @@ impl Charged {
         });
         charges.entries += 1;
         charges.records = charges.records.saturating_add(entry.records.len());
-        self.purposes.entry(entry.dataset).or_default().insert(entry.purpose.clone());
+        self.add_purpose(entry);
         Ok(())
+    }
+
+    fn add_purpose(&mut self, entry: &Entry) {
+        let purpose = entry.purpose.clone();
+        match self.purposes.iter_mut().find(|(dataset, _)| *dataset == entry.dataset) {
+            Some((_, purposes)) => {
+                purposes.insert(purpose);
+            }
+            None => self.purposes.push((entry.dataset, BTreeSet::from([purpose]))),
+        }
     }
 
     /// Charges for this kind alone.
@@ -143,7 +154,7 @@ impl Charged {
 
     /// What each data set has spent.
     pub(super) fn datasets(&self, delta: f64) -> Vec<DatasetReport> {
-        let report = |(dataset, purposes): (&Digest, &BTreeSet<String>)| {
+        let report = |(dataset, purposes): &(Digest, BTreeSet<String>)| {
             let mut priced = Priced { delta, known: Vec::new() };
             let (mut records, mut worst, mut epsilons) = (0u64, Vec::new(), (0.0, 0.0));
             for (_, range, loss) in self.ledger.losses().filter(|(of, ..)| *of == dataset) {
@@ -189,7 +200,9 @@ impl Charged {
                 information_bits: text.numbers.and_then(bits),
             }
         };
-        self.by_mechanism.iter().map(report).collect()
+        let mut in_order: Vec<_> = self.by_mechanism.iter().collect();
+        in_order.sort_by_key(|(_, charges)| charges.line);
+        in_order.into_iter().map(report).collect()
     }
 }
 
@@ -220,7 +233,8 @@ fn check_bits(line: usize, entry: &Entry, text: &MechanismText, findings: &mut F
 
 /// Whether two numbers differ by more than rounding; NaN differs from all.
 fn differ(a: f64, b: f64) -> bool {
-    !((a - b).abs() <= ROUNDING * a.abs().max(b.abs()))
+    let gap = (a - b).abs();
+    gap.is_nan() || gap > ROUNDING * a.abs().max(b.abs())
 }
 
 /// ε of losses at one δ, each searched for once.
