@@ -1,7 +1,8 @@
-//! Project tasks: `cargo xtask check`, `tcb`, `golden`, `fuzz`, `quickstart`.
+//! Project tasks: `cargo xtask check`, `tcb`, `threat-model`, `golden`, `fuzz`, `quickstart`.
 
 mod boundary;
 mod tcb;
+mod threat_model;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -12,8 +13,9 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  check        dependency rule between zones, trusted/tcb.txt, fmt, clippy, docs
+  check        dependency rule between zones, trusted/tcb.txt, table of THREAT_MODEL.md, fmt, clippy, docs
   tcb          write trusted/tcb.txt, the list of every crate linked into the enclave
+  threat-model write the table of messages in THREAT_MODEL.md from the one in code
   golden       pick the golden set that the project carries from the full reference vectors
   fuzz [SECS]  run every fuzz target for SECS seconds (10), if cargo-fuzz is installed
   quickstart   build the three binaries and train examples/quickstart.toml";
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["check"] => check(),
         ["tcb"] => tcb::write(&root()),
+        ["threat-model"] => threat_model::write(&root()),
         ["golden"] => cargo(&["run", "--quiet", "--package", "asymflow-vectors", "--example", "golden"], &[]),
         ["fuzz"] => fuzz("10"),
         ["fuzz", seconds] => fuzz(seconds),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
 fn check() -> Result<()> {
     step("boundary", || boundary::check(&root()))?;
     step("tcb", || tcb::check(&root()))?;
+    step("threat model", || threat_model::check(&root()))?;
     step("fmt", || cargo(&["fmt", "--all", "--check"], &[]))?;
     let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
     step("clippy", || cargo(&clippy, &[]))?;
