@@ -30,8 +30,8 @@ pub struct Claims {
     pub delta: f64,
     /// ε per record that `[privacy]` grants; `None` where it asks for no noise.
     pub budget: Option<f64>,
-    /// Clipping norm of a record's residual, from `[privacy]`.
-    pub clip: f64,
+    /// Clipping norm of a record's residual, from `[privacy]`; `None` where it is not given by hand.
+    pub clip: Option<f64>,
     /// UNPROTECTED kinds that `[privacy]` lets through by name.
     pub allow: Vec<Kind>,
     /// summary.json; `None` for a run that is not finished.
@@ -113,7 +113,7 @@ pub struct DatasetReport {
 pub struct MechanismReport {
     /// Its name with all parameters.
     pub mechanism: String,
-    /// The kind of message it makes.
+    /// The kind of message it makes; `None` for a number that is only published in the ledger.
     pub kind: Option<Kind>,
     pub entries: u64,
     /// Records charged, summed over the entries.

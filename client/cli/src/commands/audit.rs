@@ -167,7 +167,7 @@ fn claims(config: &Config, summary: Option<Summary>) -> Claims {
         flow: config.flow.kind.clone(),
         delta: privacy.delta,
         budget: privacy.epsilon,
-        clip: privacy.clip,
+        clip: Some(privacy.clip),
         allow: privacy.allow.iter().filter_map(|name| Kind::from_name(name)).collect(),
         summary,
     }

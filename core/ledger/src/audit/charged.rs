@@ -86,14 +86,10 @@ impl Charged {
         self.ledger.add(entry)?;
         let text = MechanismText::parse(entry.mechanism.as_str());
         let kind = text.kind.filter(|kind| kind.class() == Class::NoisedCounted);
-        match kind {
-            Some(kind) => self.by_kind.entry(kind).or_default().add(entry)?,
-            None => {
-                let mechanism = entry.mechanism.to_string();
-                findings.disagree(Disagreement::Mechanism { line, mechanism });
-            }
+        if let Some(kind) = kind {
+            self.by_kind.entry(kind).or_default().add(entry)?;
         }
-        check_bits(line, entry, &text, findings);
+        self.check_entry(line, entry, &MechanismText { kind, ..text }, findings);
         let records = self.ledger.issued(&entry.charge()).map_or(0, |issued| issued.records.len());
         self.entries.push(PaidEntry {
             hash: entry.hash,
@@ -115,6 +111,28 @@ impl Charged {
         charges.records = charges.records.saturating_add(entry.records.len());
         self.add_purpose(entry);
         Ok(())
+    }
+
+    /// Checks that an entry is of a known mechanism and charges what that costs.
+    fn check_entry(&self, line: usize, entry: &Entry, text: &MechanismText, findings: &mut Findings) {
+        let mechanism = || entry.mechanism.to_string();
+        if text.kind.is_none() && !(text.published && entry.bytes == 0) {
+            findings.disagree(Disagreement::Mechanism { line, mechanism: mechanism() });
+        }
+        if self.by_mechanism.get(&entry.mechanism).is_some_and(|before| before.event != entry.event) {
+            findings.disagree(Disagreement::Renamed { line, mechanism: mechanism() });
+        }
+        if text.kind == Some(Kind::ResidualBits) {
+            check_bits(line, entry, text, findings);
+        }
+        if let Some(expected) = text.epsilon {
+            check_epsilon(line, entry, expected, findings);
+        }
+    }
+
+    /// Whether anything was charged that leaves as a message.
+    pub(super) fn sends_anything(&self) -> bool {
+        self.entries.iter().any(|entry| entry.bytes > 0)
     }
 
     fn add_purpose(&mut self, entry: &Entry) {
@@ -143,9 +161,9 @@ impl Charged {
             }
         }
         for Charges { text, line, .. } in self.by_mechanism.values() {
-            match (text.kind, text.clip) {
-                (Some(Kind::ResidualBits), Some(found)) if differ(found, claims.clip) => {
-                    findings.disagree(Disagreement::Clip { line: *line, found, stated: claims.clip });
+            match (text.kind, text.clip, claims.clip) {
+                (Some(Kind::ResidualBits), Some(found), Some(stated)) if differ(found, stated) => {
+                    findings.disagree(Disagreement::Clip { line: *line, found, stated });
                 }
                 _ => {}
             }
@@ -209,9 +227,6 @@ impl Charged {
 /// Checks that an entry for residual bits charges what its mechanism's name says: the multiplier is σ over the
 /// sensitivity `2C`, and a message has one bit per number.
 fn check_bits(line: usize, entry: &Entry, text: &MechanismText, findings: &mut Findings) {
-    if text.kind != Some(Kind::ResidualBits) {
-        return;
-    }
     let (Some(clip), Some(sigma), Some(numbers)) = (text.clip, text.sigma, text.numbers) else {
         let mechanism = entry.mechanism.to_string();
         findings.disagree(Disagreement::Mechanism { line, mechanism });
@@ -228,6 +243,14 @@ fn check_bits(line: usize, entry: &Entry, text: &MechanismText, findings: &mut F
     let (found, expected) = (entry.bytes, numbers.div_ceil(8));
     if found != expected {
         findings.disagree(Disagreement::MessageSize { line, found, expected });
+    }
+}
+
+/// Checks that an entry charges no less than the ε in its mechanism's name, which holds at every δ.
+fn check_epsilon(line: usize, entry: &Entry, expected: f64, findings: &mut Findings) {
+    let found = Loss::default().and(&entry.event).map_or(f64::NAN, |loss| loss.epsilon(f64::MIN_POSITIVE));
+    if found.is_nan() || found < expected * (1.0 - ROUNDING) {
+        findings.disagree(Disagreement::Epsilon { line, found, expected });
     }
 }
 

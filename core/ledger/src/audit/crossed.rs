@@ -78,8 +78,8 @@ impl Crossed {
         if let (Some(line), "enclave") = (self.first_outward, claims.flow.as_str()) {
             findings.disagree(Disagreement::NothingShouldLeave { line, flow: claims.flow.clone() });
         }
-        // A connection is opened, and that logged, before anything is charged.
-        if self.whole && self.lines == 0 && !charged.ledger.is_empty() {
+        // A connection is opened, and that logged, before a message is charged.
+        if self.whole && self.lines == 0 && charged.sends_anything() {
             self.whole = false;
             findings.disagree(Disagreement::NoLog { entries: charged.ledger.len() });
         }

@@ -21,6 +21,18 @@ pub enum Disagreement {
          left is not what was charged, so stop using this run"
     )]
     Loss { line: usize, found: f64, expected: f64 },
+    /// An entry that charges less than its mechanism's name says.
+    #[error(
+        "ledger line {line}: it charges ε = {found}, but its mechanism has ε = {expected}; what left is not what was \
+         charged, so stop using this run"
+    )]
+    Epsilon { line: usize, found: f64, expected: f64 },
+    /// Two entries of one mechanism with different losses.
+    #[error(
+        "ledger line {line}: \"{mechanism}\" was charged with another loss before; one of the two is wrong, so stop using \
+         this run"
+    )]
+    Renamed { line: usize, mechanism: String },
     /// An entry whose messages are not as long as its mechanism makes them.
     #[error(
         "ledger line {line}: it charges {found} bytes per record, but its mechanism makes {expected}; restore the file \

@@ -2,10 +2,17 @@
 
 use crate::Kind;
 
+/// Mechanisms whose answer is only a number in the names of later entries: a clipping norm.
+const PUBLISHED: [&str; 1] = ["norm-quantile"];
+
 /// Parameters in a mechanism's name, such as `residual-bits v1: pooled:4 of 32x16x16, clip 2, sigma 2.4, function …`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct MechanismText {
     pub(super) kind: Option<Kind>,
+    /// What it makes is no message, but a number in the ledger.
+    pub(super) published: bool,
+    /// ε of a mechanism with δ = 0.
+    pub(super) epsilon: Option<f64>,
     pub(super) clip: Option<f64>,
     pub(super) sigma: Option<f64>,
     /// Numbers in one message.
@@ -21,7 +28,14 @@ impl MechanismText {
             text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0)
         };
         let numbers = parameters.split(", ").find_map(|part| numbers(part.split_once(" of ")?));
-        MechanismText { kind: Kind::from_name(word), clip: value("clip"), sigma: value("sigma"), numbers }
+        MechanismText {
+            kind: Kind::from_name(word),
+            published: PUBLISHED.contains(&word),
+            epsilon: value("epsilon"),
+            clip: value("clip"),
+            sigma: value("sigma"),
+            numbers,
+        }
     }
 }
 
@@ -53,15 +67,19 @@ mod tests {
             clip: Some(2.0),
             sigma: Some(0.5),
             numbers: Some(24),
+            ..MechanismText::default()
         };
         assert_eq!(text("mean"), expected);
         assert_eq!((text("full").numbers, text("pooled:3").numbers), (Some(192), Some(9)));
+        let none = MechanismText::default();
         let labels = MechanismText::parse("randomised-labels v1: 10 labels, epsilon 1");
-        assert_eq!(labels, MechanismText { kind: Some(Kind::RandomisedLabels), ..MechanismText::default() });
+        assert_eq!(labels, MechanismText { kind: Some(Kind::RandomisedLabels), epsilon: Some(1.0), ..none });
+        let norm = "norm-quantile v1: 0.5 of pooled:4 of 8x4x4, epsilon 0.1, function 00";
+        assert_eq!(MechanismText::parse(norm), MechanismText { published: true, epsilon: Some(0.1), ..none });
         for odd in
             ["", "laplace v1: clip -1, sigma inf", ": x of 1x1", "a: full of 99999999999x99999999999x9"]
         {
-            assert_eq!(MechanismText::parse(odd), MechanismText::default(), "{odd}");
+            assert_eq!(MechanismText::parse(odd), none, "{odd}");
         }
     }
 }

@@ -114,7 +114,7 @@ impl Files {
             flow: "delta".into(),
             delta: DELTA,
             budget: Some(8.0),
-            clip: CLIP,
+            clip: Some(CLIP),
             allow: vec![Kind::Labels],
             summary: Some(summary),
         };
@@ -338,10 +338,44 @@ fn entries_must_charge_what_their_mechanism_releases() {
         files.lines[4].bytes = 3 * TEST;
     });
     assert_eq!(wide, [Disagreement::MessageSize { line: 2, found: 3, expected: 2 }]);
+    // One name, two losses; the second entry is caught by its own loss as well.
+    let cheaper = found(|files| files.charges[1].event = Event::gaussian(0.9));
+    let mechanism = bits(1, 1, "").mechanism.to_string();
+    assert!(cheaper.contains(&Disagreement::Renamed { line: 2, mechanism }), "{cheaper:?}");
     for name in ["laplace v1: clip 2", "labels v1: in the clear", "residual-bits v1: clip 2, sigma 2.5"] {
         let unknown = found(|files| files.charges[1].mechanism = MechanismId::new(name));
         assert_eq!(unknown, [Disagreement::Mechanism { line: 2, mechanism: name.into() }]);
     }
+}
+
+/// A clipping norm found from the data is a number in the ledger: charged, and never a message.
+#[test]
+fn what_is_only_published_is_charged_as_stated() {
+    let quantile = |epsilon: f64, bytes: u64| {
+        move |files: &mut Files| {
+            files.charges.push(Charge {
+                mechanism: MechanismId::new(
+                    "norm-quantile v1: 0.5 of mean of 32x16x16, epsilon 0.1, function 00",
+                ),
+                event: Event::RandomisedResponse { epsilon },
+                bytes,
+                ..bits(1, TRAIN, "clipping norm")
+            });
+            files.claims.clip = None;
+            files.summary().epsilon = Some(self::epsilon(&files.charges));
+        }
+    };
+    assert_eq!(found(quantile(0.1, 0)), []);
+    let cheap = found(quantile(0.05, 0));
+    assert_eq!(cheap, [Disagreement::Epsilon { line: 3, found: 0.05, expected: 0.1 }]);
+    assert!(matches!(found(quantile(0.1, 4))[0], Disagreement::Mechanism { line: 3, .. }));
+    // Charged before the first connection: there is no boundary log yet.
+    let mut files = Files::delta();
+    quantile(0.1, 0)(&mut files);
+    let alone = ledger(&files.charges[2..]);
+    let audit = check(&alone, b"", &Claims { summary: None, ..files.claims });
+    assert_eq!((audit.disagreements, audit.epsilon), (vec![], Some(0.1)));
+    assert_eq!(audit.notes.len(), 1, "not a message, so not missing: {:?}", audit.notes);
 }
 
 #[test]
@@ -405,7 +439,7 @@ fn the_configuration_must_have_allowed_it() {
     );
     assert_eq!(over.len(), 2, "both data sets");
     assert_eq!(found(|files| files.claims.budget = None), []);
-    let clip = found(|files| files.claims.clip = 1.0);
+    let clip = found(|files| files.claims.clip = Some(1.0));
     assert_eq!(clip, [Disagreement::Clip { line: 1, found: CLIP, stated: 1.0 }]);
 }
 

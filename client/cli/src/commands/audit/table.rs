@@ -11,6 +11,8 @@ use crate::run_dir::RunDir;
 use crate::summary::list;
 use crate::terminal::{bytes, grouped};
 
+/// Purposes of a data set that are shown; `--json` has all.
+const PURPOSES: usize = 3;
 /// Disagreements that are shown one by one; `--json` has all.
 const SHOWN: usize = 20;
 
@@ -100,12 +102,18 @@ fn dataset_text(data: &DatasetReport) -> String {
     let root = data.dataset.to_string();
     format!(
         "{} ({}…): {} charged; the most, ε = {:.4}, for {}",
-        data.purposes.join("; "),
+        purposes(&data.purposes),
         &root[..8],
         count(data.records, "record"),
         data.epsilon,
         data.worst
     )
+}
+
+/// The first of them, and how many more.
+fn purposes(all: &[String]) -> String {
+    let shown = all[..all.len().min(PURPOSES)].join("; ");
+    if all.len() > PURPOSES { format!("{shown} and {} more", all.len() - PURPOSES) } else { shown }
 }
 
 /// `1 record`, `2 records`.
