@@ -35,6 +35,9 @@ pub enum Fault {
     Fail,
 }
 
+/// What an accelerator makes of its replies to one job: it may alter, repeat, reorder, drop or add some.
+pub type Liar = Rc<RefCell<dyn FnMut(&Job, &mut Vec<(Reply, Vec<u8>)>)>>;
+
 /// All that crossed in a run: jobs with their bodies, and the lines of the boundary log.
 #[derive(Default)]
 pub struct Links {
@@ -51,6 +54,8 @@ pub struct Line {
     pub bytes: usize,
     pub records: usize,
     pub has_receipt: bool,
+    /// Data set and view that its receipt is for.
+    pub paid_for: Option<(ledger::Digest, u32)>,
     /// Length of the ledger when the line was written.
     pub ledger_bytes: usize,
 }
@@ -63,6 +68,8 @@ pub struct MemoryHost {
     pub key: [u8; 32],
     /// Fault, and the number of replies that come before it.
     pub fault: Option<(Fault, usize)>,
+    /// An accelerator that lies with well-formed replies.
+    pub liar: Option<Liar>,
     /// Stop when this many steps were reported.
     pub stop_after: Option<usize>,
     /// No accelerator answers.
@@ -88,6 +95,7 @@ impl MemoryHost {
             events: Vec::new(),
             key: [42; 32],
             fault: None,
+            liar: None,
             stop_after: None,
             unreachable: false,
             ledger,
@@ -177,6 +185,7 @@ impl Host for MemoryHost {
             replies: VecDeque::new(),
             sent: Rc::clone(&self.links),
             fault: self.fault,
+            liar: self.liar.clone(),
             answered: 0,
         }))
     }
@@ -222,6 +231,7 @@ impl Journal for MemoryJournal {
             bytes: message.bytes,
             records: message.records,
             has_receipt: message.receipt.is_some(),
+            paid_for: message.receipt.map(|receipt| (receipt.charge().dataset, receipt.charge().view)),
             ledger_bytes,
         });
         Ok(())
@@ -234,6 +244,7 @@ struct DeviceTransport {
     replies: VecDeque<(Reply, Vec<u8>)>,
     sent: Rc<RefCell<Links>>,
     fault: Option<(Fault, usize)>,
+    liar: Option<Liar>,
     answered: usize,
 }
 
@@ -241,9 +252,9 @@ impl Transport for DeviceTransport {
     fn send(&mut self, job: &Job, parts: &[&[u8]]) -> Result<(), WireError> {
         let body = parts.concat();
         self.sent.borrow_mut().jobs.push((job.clone(), body.clone()));
-        let replies = &mut self.replies;
+        let mut replies = Vec::new();
         let mut answer = |reply: Reply, body: &[u8]| {
-            replies.push_back((reply, body.to_vec()));
+            replies.push((reply, body.to_vec()));
             Ok::<(), WireError>(())
         };
         let last = match job {
@@ -254,7 +265,12 @@ impl Transport for DeviceTransport {
                 Err(error) => Reply::Failed { why: error.to_string() },
             },
         };
-        answer(last, &[])
+        answer(last, &[])?;
+        if let Some(liar) = &self.liar {
+            (*liar.borrow_mut())(job, &mut replies);
+        }
+        self.replies.extend(replies);
+        Ok(())
     }
 
     fn receive(&mut self, body: &mut Vec<u8>) -> Result<Reply, WireError> {

@@ -3,7 +3,7 @@
 mod host;
 mod specs;
 
-pub use host::{Disk, Fault, Links, MemoryHost};
+pub use host::{Disk, Fault, Liar, Line, Links, MemoryHost};
 pub use specs::{
     delta, enclave, everything, per_step, plain, quantile_clip, randomised_labels, records, small_graph,
     spec, two_views, with_epsilon, withheld_labels, without_noise,
