@@ -70,6 +70,8 @@ pub struct MemoryHost {
     pub fault: Option<(Fault, usize)>,
     /// An accelerator that lies with well-formed replies.
     pub liar: Option<Liar>,
+    /// Processor seconds of this process so far, as it is told them.
+    pub cpu_seconds: fn() -> f64,
     /// Stop when this many steps were reported.
     pub stop_after: Option<usize>,
     /// No accelerator answers.
@@ -96,6 +98,7 @@ impl MemoryHost {
             key: [42; 32],
             fault: None,
             liar: None,
+            cpu_seconds: || 0.0,
             stop_after: None,
             unreachable: false,
             ledger,
@@ -199,7 +202,7 @@ impl Host for MemoryHost {
     }
 
     fn cpu_seconds(&self) -> f64 {
-        0.0
+        (self.cpu_seconds)()
     }
 
     fn peak_bytes(&self) -> u64 {
