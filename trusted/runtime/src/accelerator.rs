@@ -12,6 +12,11 @@ use crate::error::AcceleratorError;
 use crate::host::{Crossed, Host, Journal, Transport};
 use crate::messages::Message;
 
+/// Largest size of a logit that is believed: beyond that of any useful model, and so small that no sum of losses overflows. What is
+/// refused must follow from the answer alone; whether a loss overflows follows from the labels too, and the accelerator
+/// sees whether the run goes on.
+const LARGEST_LOGIT: f32 = 1e30;
+
 /// A session with the accelerator.
 ///
 /// Bodies can only be given as [`Crossing`] values: released by a mechanism, declared public, or allowed by name.
@@ -136,7 +141,13 @@ impl Accelerator {
             Reply::Logits { step: found, .. } if found != step => {
                 Err(AcceleratorError::Step { expected: step, found }.into())
             }
-            Reply::Logits { .. } => Ok(self.finite_numbers("logits", count * classes)?),
+            Reply::Logits { .. } => {
+                let logits = self.finite_numbers("logits", count * classes)?;
+                if logits.iter().any(|x| x.abs() > LARGEST_LOGIT) {
+                    return Err(AcceleratorError::TooLarge { what: "logits" }.into());
+                }
+                Ok(logits)
+            }
             other => Err(unexpected(job, &other).into()),
         }
     }

@@ -82,6 +82,8 @@ pub enum AcceleratorError {
     Shape { what: &'static str, expected: usize, found: usize },
     #[error("the accelerator's {what} is not finite (NaN or infinity)")]
     NotFinite { what: &'static str },
+    #[error("the accelerator's {what} are too large to be added up (beyond 1e30)")]
+    TooLarge { what: &'static str },
     #[error("the accelerator sent the logits of step {found} where step {expected} was due")]
     Step { expected: usize, found: usize },
     #[error("the accelerator could not do a `{job}` job: {why}")]
