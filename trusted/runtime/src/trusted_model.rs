@@ -119,8 +119,11 @@ impl TrustedModel {
             TrustedModel::Whole(_) => Digest::of("no residual", &[]),
             TrustedModel::Split(model) => {
                 let parameters = wire::body::from_parameters(model.backbone.parameters());
+                // Attributes of operators have no parameters, but other values are other functions.
+                let graph = format!("{:?}", model.backbone.graph());
                 let config = format!("{:?}", model.config);
-                Digest::of("asymflow residual function v1", &[&parameters, config.as_bytes(), preprocessing])
+                let parts = [&parameters, graph.as_bytes(), config.as_bytes(), preprocessing];
+                Digest::of("asymflow residual function v2", &parts)
             }
         }
     }
