@@ -213,20 +213,20 @@ pub(crate) fn clipping_norm(
     };
     let function = residual_function(trusted, spec)?;
     let name = format!("clipping-norm-{}", short(&function));
-    if let Some(stored) = host.load(&name)? {
-        let bytes = stored.try_into().map_err(|_| RunError::Request(format!("{name} holds no number")))?;
-        return Ok(f64::from_le_bytes(bytes));
-    }
+    let stored = host.load(&name)?.map(|bytes| stored_norm(&name, bytes)).transpose()?;
     if records.len() == 0 {
-        return Err(RunError::Request(
-            "the clipping norm was never found: this run was not trained".to_owned(),
-        ));
+        let never = "the clipping norm was never found: this run was not trained";
+        return stored.ok_or_else(|| RunError::Request(never.to_owned()));
     }
     let shape = (shape, residual_shape(trusted)?);
     let mechanism = NormQuantile::new((quantile, epsilon), shape, function, key).map_err(request)?;
     let all = ledger::RecordSet::range(0..records.len() as u64);
+    // Free if it was paid for; a ledger that has forgotten it must learn of it again.
     let receipt =
         ledger.charge(mechanism.charge(records.root(), all, "clipping norm, a private quantile"))?;
+    if let Some(norm) = stored {
+        return Ok(norm);
+    }
     let mut norms = Vec::with_capacity(records.len());
     for part in batches(0..records.len(), context.batch) {
         norms.extend(mechanism.norms(residuals(trusted, records, (0, part), context)?)?);
@@ -234,6 +234,11 @@ pub(crate) fn clipping_norm(
     let norm = mechanism.release(&receipt, &norms)?;
     host.save(&name, &norm.to_le_bytes())?;
     Ok(norm)
+}
+
+fn stored_norm(name: &str, bytes: Vec<u8>) -> Result<f64, RunError> {
+    let bytes = bytes.try_into().map_err(|_| RunError::Request(format!("{name} holds no number")))?;
+    Ok(f64::from_le_bytes(bytes))
 }
 
 /// Digest of all that turns a record and a view into its residual.
