@@ -53,6 +53,7 @@ impl Run {
             return Err(RunError::Request("there are no training records".to_owned()));
         }
         self.check_memory()?;
+        self.check_records(host)?;
         let steps = batches::steps(records, self.spec.train.batch_size);
         let total = steps * self.spec.train.epochs;
         self.check_ledger(host)?;
@@ -81,6 +82,21 @@ impl Run {
         }
         self.close(remote);
         Ok(Outcome::Finished)
+    }
+
+    /// Refuses to go on with other training records than the run was begun with: they would count as another data set, with
+    /// a budget of its own, although most of them may be the same.
+    fn check_records(&self, host: &mut dyn Host) -> Result<(), RunError> {
+        const NAME: &str = "records";
+        let root = self.data.get(RecordSet::Train).root();
+        match host.load(NAME)? {
+            None => Ok(host.save(NAME, &root.0)?),
+            Some(stored) if stored == root.0 => Ok(()),
+            Some(_) => Err(RunError::Request(
+                "these are not the training records that this run was begun with; go on with those, or begin another run"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// Refuses to go on with a ledger that is not the one the last checkpoint saw.
