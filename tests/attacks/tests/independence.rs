@@ -101,7 +101,7 @@ fn gradient_noise(exchange: u8) -> Vec<f64> {
         (0..RECORDS).map(|record| Answered { record, label: 0, logits: &[0.0; 10] }).collect();
     let sent = mechanism.release(&receipt, answers.into_iter()).unwrap();
     let numbers = sent.value().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let expected = |i: usize| if i % 10 == 0 { -0.9 } else { 0.1 };
+    let expected = |i: usize| if i.is_multiple_of(10) { -0.9 } else { 0.1 };
     numbers.enumerate().map(|(i, x)| f64::from(x) - expected(i)).collect()
 }
 
