@@ -185,7 +185,7 @@ impl Messenger {
 
 impl Chunk {
     /// Name of the file that its messages are stored in.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let set = match self.set {
             RecordSet::Train => "train",
             RecordSet::Test => "test",
@@ -212,7 +212,7 @@ pub(crate) fn clipping_norm(
         Clip::Quantile { quantile, epsilon } => (quantile, epsilon),
     };
     let function = residual_function(trusted, spec)?;
-    let name = format!("clipping-norm-{}", short(&function));
+    let name = clipping_norm_name(&function);
     let stored = host.load(&name)?.map(|bytes| stored_norm(&name, bytes)).transpose()?;
     if records.len() == 0 {
         let never = "the clipping norm was never found: this run was not trained";
@@ -234,6 +234,25 @@ pub(crate) fn clipping_norm(
     let norm = mechanism.release(&receipt, &norms)?;
     host.save(&name, &norm.to_le_bytes())?;
     Ok(norm)
+}
+
+/// The norm that residuals are clipped to, if it is known without finding it now.
+pub(crate) fn known_clipping_norm(
+    host: &dyn Host,
+    spec: &RunSpec,
+    trusted: &TrustedModel,
+) -> Result<Option<f64>, RunError> {
+    match spec.privacy.clip {
+        Clip::Norm(norm) => Ok(Some(norm)),
+        Clip::Quantile { .. } => {
+            let name = clipping_norm_name(&residual_function(trusted, spec)?);
+            host.load(&name)?.map(|bytes| stored_norm(&name, bytes)).transpose()
+        }
+    }
+}
+
+fn clipping_norm_name(function: &Digest) -> String {
+    format!("clipping-norm-{}", short(function))
 }
 
 fn stored_norm(name: &str, bytes: Vec<u8>) -> Result<f64, RunError> {

@@ -1,6 +1,6 @@
 //! What records are split into, and what the accelerator was given of them: for the owner's eyes alone.
 
-use engine::{Draw, InputForm};
+use engine::InputForm;
 use ledger::{ChainError, Ledger, LedgerError};
 use mechanism::{
     BitRelease, Budget, Crossing, LedgerStore, LedgerWriter, NoiseKey, PlainBits, Receipt, StoreError,
@@ -9,7 +9,8 @@ use wire::accelerator::RecordSet;
 use wire::owner::Pictures;
 
 use crate::flow::request;
-use crate::messages::Messenger;
+use crate::messages::{self, Messenger};
+use crate::records::Chosen;
 use crate::run::Run;
 use crate::trusted_model::TrustedModel;
 use crate::{Host, RunError};
@@ -38,12 +39,17 @@ impl Run {
         let InputForm::Bits { shape: bits, .. } = outsourced.input else { return Err(nothing()) };
         let count = count.min(self.data.get(RecordSet::Train).len());
         let key = NoiseKey::new(host.job_key()?);
-        let messenger =
-            Messenger::new(&outsourced, &self.spec.privacy, self.trusted.as_ref(), &self.pixels, key)?;
+        let trusted = self.trusted.as_ref().ok_or_else(nothing)?;
+        let messenger = match messages::known_clipping_norm(host, &self.spec, trusted)? {
+            Some(clip) => Some(Messenger::new(&outsourced, &self.spec, Some((trusted, clip)), key)?),
+            None => None,
+        };
         let (stored, plain) = match &messenger {
-            Messenger::Released(release) => (self.stored_messages(host, release, count)?, None),
-            Messenger::Plain(plain) => (vec![None; count], Some(plain)),
-            Messenger::Inputs => return Err(nothing()),
+            Some(Messenger::Released(release)) => (self.stored_messages(host, release, count)?, None),
+            Some(Messenger::Plain(plain)) => (vec![None; count], Some(plain)),
+            Some(Messenger::Inputs) => return Err(nothing()),
+            // The clipping norm is still to be found: nothing has left.
+            None => (vec![None; count], None),
         };
         let (mut pictures, mut body, mut messages) =
             (Pictures { bits, ..Pictures::default() }, vec![], vec![]);
@@ -60,7 +66,7 @@ impl Run {
         Ok((pictures, body))
     }
 
-    /// The stored messages of the first `count` training records; `None` for those that never left.
+    /// The stored messages of the first `count` training records, in their first view; `None` for those that never left.
     fn stored_messages(
         &self,
         host: &dyn Host,
@@ -74,10 +80,10 @@ impl Run {
         let Some(receipt) = paid_before(host, self.spec.privacy.delta, charge)? else {
             return Ok(vec![None; count]);
         };
-        for range in Messenger::chunks(records.len()).take_while(|range| range.start < count) {
-            let (ids, len) = (range.start as u64..range.end as u64, range.len());
-            // As `Messenger::chunk` names them.
-            match host.load(&format!("messages-train-{:08}", range.start))? {
+        let chunks = Messenger::chunks(RecordSet::Train, 0, records.len());
+        for chunk in chunks.take_while(|chunk| chunk.range.start < count) {
+            let (ids, len) = (chunk.range.start as u64..chunk.range.end as u64, chunk.range.len());
+            match host.load(&chunk.name())? {
                 Some(stored) => {
                     let released = release.from_stored(&receipt, ids, &stored)?;
                     messages.extend(released.iter().map(|message| Some(message.value().clone())));
@@ -93,7 +99,7 @@ impl Run {
     fn split_record(&mut self, record: usize, plain: Option<&PlainBits>) -> Result<Shown, RunError> {
         let records = self.data.get(RecordSet::Train);
         let model = self.trusted.as_mut().ok_or_else(|| request("there is no trusted part"))?;
-        records.fill(&self.pixels, [(record, Draw::default())].into_iter(), model.input_mut(1));
+        records.fill(&self.pixels, std::iter::once(Chosen::plain(record)), model.input_mut(1));
         let residual = model.residuals(1, &self.threads)?.to_vec();
         let TrustedModel::Split(split) = &*model else { return Err(request("there is no split")) };
         let sample = split.sample();
@@ -102,12 +108,13 @@ impl Run {
         let area = height * width;
         // Without noise nothing is stored; it has left if the accelerator has been trained on it.
         let plain = plain.filter(|_| self.remote.is_some());
-        let plain = plain.map(|plain| plain.release(&self.permissions, &residual)).transpose()?;
+        let plain = plain.map(|plain| plain.release(&self.permissions, 1, &residual)).transpose()?;
+        let plain = plain.and_then(|messages| messages.first().map(|message| message.value().clone()));
         Ok(Shown {
             map: [height, width],
             main: mean_over_channels(&kept, area),
             residual: mean_over_channels(&residual, area),
-            plain: plain.map(|message| message.value().clone()),
+            plain,
         })
     }
 }

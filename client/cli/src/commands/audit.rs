@@ -13,7 +13,7 @@ use ledger::audit::{Audit, Claims, DatasetReport, KindReport, MechanismReport, S
 use ledger::{Digest, Kind};
 use serde::Serialize;
 
-use crate::config::{Config, Loaded};
+use crate::config::{Clip, Config, Loaded};
 use crate::run_dir::RunDir;
 use crate::terminal;
 use crate::usage::Usage;
@@ -167,7 +167,10 @@ fn claims(config: &Config, summary: Option<Summary>) -> Claims {
         flow: config.flow.kind.clone(),
         delta: privacy.delta,
         budget: privacy.epsilon,
-        clip: Some(privacy.clip),
+        clip: match privacy.clip {
+            Clip::Norm(norm) => Some(norm),
+            Clip::Quantile(_) => None,
+        },
         allow: privacy.allow.iter().filter_map(|name| Kind::from_name(name)).collect(),
         summary,
     }
