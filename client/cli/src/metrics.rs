@@ -20,6 +20,8 @@ pub struct Metrics {
     events: EventWriter,
     window: Window,
     epoch_began: Instant,
+    /// Epochs that have a row.
+    epochs: usize,
 }
 
 /// The mean over the last few steps.
@@ -67,7 +69,8 @@ impl Metrics {
         cut(&path, steps_done)?;
         let rows = File::options().create(true).append(true).open(path)?;
         let events = EventWriter::create(folder, steps_done)?;
-        Ok(Metrics { rows, events, window: Window::new(), epoch_began: Instant::now() })
+        let epochs = epochs(&fs::read_to_string(folder.join(FILE))?);
+        Ok(Metrics { rows, events, window: Window::new(), epoch_began: Instant::now(), epochs })
     }
 
     /// Notes one step; writes a row for every ten.
@@ -102,11 +105,15 @@ impl Metrics {
         self.events.scalars(at, &scalars)
     }
 
-    /// Writes the row of an epoch.
+    /// Writes the row of an epoch, unless it is there.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn epoch(&mut self, epoch: &Epoch, stage: &str, epsilon: Option<f64>) -> io::Result<()> {
+        if epoch.epoch <= self.epochs {
+            return Ok(());
+        }
+        self.epochs = epoch.epoch;
         let seconds = self.epoch_began.elapsed().as_secs_f64();
         self.epoch_began = Instant::now();
         let test = epoch.test.as_ref();
@@ -176,6 +183,13 @@ fn cut(path: &Path, steps_done: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// The last epoch that has a row; 0 if none has.
+fn epochs(text: &str) -> usize {
+    let row = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok();
+    let epoch = |row: serde_json::Value| (row["kind"] == "epoch").then(|| row["epoch"].as_u64())?;
+    text.lines().filter_map(row).filter_map(epoch).max().unwrap_or(0) as usize
+}
+
 fn is_kept(line: &str, steps_done: usize) -> bool {
     let step = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|row| row["step"].as_u64());
     line.ends_with('\n') && step.is_some_and(|step| step <= steps_done as u64)
@@ -200,6 +214,10 @@ mod tests {
         let mut metrics = Metrics::open(folder.path(), 0).unwrap();
         (1..=20).for_each(|n| metrics.step(&step(n), "both parts", Some(2.0)).unwrap());
         let epoch = Epoch { steps_done: 20, epoch: 1, train_loss: 0.5, train_accuracy: 0.75, test: None };
+        metrics.epoch(&epoch, "both parts", None).unwrap();
+        // Told again when the run goes on, it is not written twice, and the next one is.
+        metrics.epoch(&epoch, "both parts", None).unwrap();
+        let mut metrics = Metrics::open(folder.path(), 20).unwrap();
         metrics.epoch(&epoch, "both parts", None).unwrap();
         let rows = rows(folder.path());
         assert_eq!(rows.len(), 3);

@@ -5,7 +5,7 @@ use ledger::Head;
 use model::Parameters;
 use serde::{Deserialize, Serialize};
 use wire::RunSpec;
-use wire::owner::Scores;
+use wire::owner::{Epoch, Scores};
 
 use crate::accelerator::RemoteState;
 use crate::{Host, RunError, StorageError};
@@ -51,6 +51,7 @@ pub(crate) struct Totals {
     pub(crate) correct: usize,
     pub(crate) records: usize,
     pub(crate) scores: Option<Scores>,
+    pub(crate) last_epoch: Option<Epoch>,
     pub(crate) degraded: Option<String>,
 }
 

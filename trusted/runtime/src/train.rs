@@ -59,6 +59,7 @@ impl Run {
         self.check_ledger(host)?;
         let mut remote: Option<Remotely> = None;
         let mut announced = None;
+        self.repeat_last_epoch(host, steps, &mut announced)?;
         while self.steps_done < total {
             let epoch = self.steps_done / steps;
             self.announce(host, epoch, steps, &mut announced);
@@ -82,6 +83,21 @@ impl Run {
         }
         self.close(remote);
         Ok(Outcome::Finished)
+    }
+
+    /// Reports the last epoch again when a run goes on: a crash after its checkpoint may have lost the report.
+    fn repeat_last_epoch(
+        &self,
+        host: &mut dyn Host,
+        steps: usize,
+        announced: &mut Option<String>,
+    ) -> Result<(), RunError> {
+        let Some(epoch) = self.totals.last_epoch else { return Ok(()) };
+        let epsilon = self.epsilon(&ledger::Ledger::verify(&host.ledger()?)?);
+        self.announce(host, epoch.epoch.saturating_sub(1), steps, announced);
+        host.report(Event::Spent { epsilon }, &[]);
+        host.report(Event::Epoch(epoch), &[]);
+        Ok(())
     }
 
     /// Refuses to go on with other training records than the run was begun with: they would count as another data set, with
@@ -271,6 +287,7 @@ impl Run {
             (self.totals.loss_sum / records, self.totals.correct as f64 / records);
         self.totals.start_epoch();
         let epoch = Epoch { steps_done: self.steps_done, epoch: epoch + 1, train_loss, train_accuracy, test };
+        self.totals.last_epoch = Some(epoch);
         host.report(Event::Epoch(epoch), &[]);
         Ok(())
     }
