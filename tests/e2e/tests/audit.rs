@@ -197,6 +197,35 @@ fn without_noise_nothing_is_guaranteed_and_the_signs_are_shown() {
     assert_eq!(picture(&sandbox, "r/audit-images.png"), (4 * 134 + 6, 2 * 134 + 6));
 }
 
+/// Every way in which records and labels may leave under a guarantee.
+#[test]
+fn every_release_policy_is_consistent() {
+    for (more, kinds) in [
+        ("labels = \"randomised\"\nlabel_epsilon = 2.0\nviews = 2", ["residual-bits", "randomised-labels"]),
+        ("labels = \"withheld\"\nlabel_epsilon = 4.0", ["residual-bits", "logit-gradients"]),
+        (
+            "release = \"per-step\"\nclip = { quantile = 0.5, epsilon = 0.5 }\nallow = [\"labels\"]",
+            ["residual-bits", "labels"],
+        ),
+    ] {
+        let sandbox = Sandbox::new();
+        sandbox.write("run.toml", &tiny("delta").replace("allow = [\"labels\"]", more));
+        sandbox.run(&["train", "run.toml", "--out", "r"]).good();
+        let shown = sandbox.run(&["audit", "r", "--json", "--images", "2"]).good();
+        assert!(!shown.stderr.contains("nothing was released"), "{more}: {}", shown.stderr);
+        let report = shown.json();
+        let epsilon = report["epsilon"].as_f64().expect("a number");
+        assert!(epsilon > 7.9 && epsilon <= 8.0, "{more}: {epsilon}");
+        for name in kinds {
+            let found = kind(&report, name);
+            let own = found["epsilon"].as_f64();
+            assert!(name == "labels" || own.is_some_and(|own| own > 0.0 && own < epsilon), "{more}: {found}");
+        }
+        sandbox.run(&["evaluate", "r"]).good();
+        assert_eq!(consistent(&sandbox)["epsilon"], report["epsilon"], "{more}");
+    }
+}
+
 #[test]
 fn a_killed_run_is_consistent_before_and_after_it_goes_on() {
     let sandbox = Sandbox::new();

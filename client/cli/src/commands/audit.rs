@@ -13,7 +13,7 @@ use ledger::audit::{Audit, Claims, DatasetReport, KindReport, MechanismReport, S
 use ledger::{Digest, Kind};
 use serde::Serialize;
 
-use crate::config::{Clip, Config, Loaded};
+use crate::config::{Clip, Config, Labels, Loaded};
 use crate::run_dir::RunDir;
 use crate::terminal;
 use crate::usage::Usage;
@@ -166,7 +166,7 @@ fn claims(config: &Config, summary: Option<Summary>) -> Claims {
     Claims {
         flow: config.flow.kind.clone(),
         delta: privacy.delta,
-        budget: privacy.epsilon,
+        budget: budget(config),
         clip: match privacy.clip {
             Clip::Norm(norm) => Some(norm),
             Clip::Quantile(_) => None,
@@ -174,6 +174,13 @@ fn claims(config: &Config, summary: Option<Summary>) -> Claims {
         allow: privacy.allow.iter().filter_map(|name| Kind::from_name(name)).collect(),
         summary,
     }
+}
+
+/// The most that any record may spend; without an ε for residuals, that of what leaves in place of labels.
+fn budget(config: &Config) -> Option<f64> {
+    let privacy = &config.privacy;
+    let residuals = privacy.epsilon.filter(|_| config.flow.kind == "delta");
+    residuals.or(privacy.label_epsilon.filter(|_| privacy.labels != Labels::Public))
 }
 
 /// summary.json; `None` where there is none yet, a sentence where it does not read.

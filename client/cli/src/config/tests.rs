@@ -60,7 +60,7 @@ fn wrong_values_name_key_and_line() {
         ),
         ("[privacy]\nviews = 0", ":8: privacy.views: must be from 1"),
         ("[privacy]\nviews = 2\nrelease = \"per-step\"", ":8: privacy.views: needs `release = \"once\"`"),
-        ("[privacy]\nrelease = \"twice\"", "`twice`"),
+        ("[privacy]\nrelease = \"twice\"", ":8: `twice` is not known here"),
         ("[privacy]\nclip = { quantile = 1.5, epsilon = 0.1 }", ":8: privacy.clip: the quantile 1.5 is not"),
         (
             "[privacy]\nclip = { quantile = 0.5 }",

@@ -122,8 +122,8 @@ impl Charged {
         if self.by_mechanism.get(&entry.mechanism).is_some_and(|before| before.event != entry.event) {
             findings.disagree(Disagreement::Renamed { line, mechanism: mechanism() });
         }
-        if text.kind == Some(Kind::ResidualBits) {
-            check_bits(line, entry, text, findings);
+        if let Some(Kind::ResidualBits | Kind::LogitGradients) = text.kind {
+            check_gaussian(line, entry, text, findings);
         }
         if let Some(expected) = text.epsilon {
             check_epsilon(line, entry, expected, findings);
@@ -224,25 +224,36 @@ impl Charged {
     }
 }
 
-/// Checks that an entry for residual bits charges what its mechanism's name says: the multiplier is σ over the
-/// sensitivity `2C`, and a message has one bit per number.
-fn check_bits(line: usize, entry: &Entry, text: &MechanismText, findings: &mut Findings) {
+/// Checks that an entry for a Gaussian release charges what its mechanism's name says, for messages of the length that
+/// follows from it.
+///
+/// Residual bits: σ over the sensitivity `2C`, a bit per number. Gradients in place of labels: at most σ over
+/// `min(2C, √2)`, to which the grid adds a little, four bytes per number.
+fn check_gaussian(line: usize, entry: &Entry, text: &MechanismText, findings: &mut Findings) {
     let (Some(clip), Some(sigma), Some(numbers)) = (text.clip, text.sigma, text.numbers) else {
         let mechanism = entry.mechanism.to_string();
         findings.disagree(Disagreement::Mechanism { line, mechanism });
         return;
     };
-    let expected = sigma / (2.0 * clip);
+    let gradients = text.kind == Some(Kind::LogitGradients);
+    let apart = if gradients { std::f64::consts::SQRT_2.min(2.0 * clip) } else { 2.0 * clip };
+    let length = if gradients { numbers.saturating_mul(4) } else { numbers.div_ceil(8) };
+    let expected = sigma / apart;
     let found = match entry.event {
-        Event::Gaussian { noise_multiplier, count: 1 } => noise_multiplier,
+        Event::Gaussian { noise_multiplier, count: 1 } if !gradients => noise_multiplier,
+        Event::LatticeGaussian { noise_multiplier, numbers: charged, count: 1 }
+            if gradients && charged == numbers =>
+        {
+            noise_multiplier
+        }
         _ => f64::NAN,
     };
-    if differ(found, expected) {
+    let wrong = if gradients { found.is_nan() || found > expected } else { differ(found, expected) };
+    if wrong {
         findings.disagree(Disagreement::Loss { line, found, expected });
     }
-    let (found, expected) = (entry.bytes, numbers.div_ceil(8));
-    if found != expected {
-        findings.disagree(Disagreement::MessageSize { line, found, expected });
+    if entry.bytes != length {
+        findings.disagree(Disagreement::MessageSize { line, found: entry.bytes, expected: length });
     }
 }
 

@@ -17,7 +17,8 @@ pub enum Disagreement {
     Mechanism { line: usize, mechanism: String },
     /// An entry whose loss is not that of its mechanism.
     #[error(
-        "ledger line {line}: it charges a noise multiplier of {found}, but its mechanism has σ/(2C) = {expected}; what \
+        "ledger line {line}: it charges a noise multiplier of {found}, but that of its mechanism is {expected} (σ over the \
+         sensitivity); what \
          left is not what was charged, so stop using this run"
     )]
     Loss { line: usize, found: f64, expected: f64 },

@@ -27,9 +27,15 @@ impl MechanismText {
             let text = parameters.split(", ").find_map(|part| part.strip_prefix(key)?.strip_prefix(' '))?;
             text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0)
         };
-        let numbers = parameters.split(", ").find_map(|part| numbers(part.split_once(" of ")?));
+        let kind = Kind::from_name(word);
+        let numbers = match kind {
+            Some(Kind::LogitGradients) => {
+                parameters.split(", ").find_map(|part| part.strip_suffix(" labels")?.parse().ok())
+            }
+            _ => parameters.split(", ").find_map(|part| numbers(part.split_once(" of ")?)),
+        };
         MechanismText {
-            kind: Kind::from_name(word),
+            kind,
             published: PUBLISHED.contains(&word),
             epsilon: value("epsilon"),
             clip: value("clip"),
@@ -74,6 +80,8 @@ mod tests {
         let none = MechanismText::default();
         let labels = MechanismText::parse("randomised-labels v1: 10 labels, epsilon 1");
         assert_eq!(labels, MechanismText { kind: Some(Kind::RandomisedLabels), epsilon: Some(1.0), ..none });
+        let gradients = MechanismText::parse("logit-gradients v1: 10 labels, clip 1, sigma 3");
+        assert_eq!((gradients.numbers, gradients.clip, gradients.sigma), (Some(10), Some(1.0), Some(3.0)));
         let norm = "norm-quantile v1: 0.5 of pooled:4 of 8x4x4, epsilon 0.1, function 00";
         assert_eq!(MechanismText::parse(norm), MechanismText { published: true, epsilon: Some(0.1), ..none });
         for odd in

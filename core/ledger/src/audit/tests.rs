@@ -348,6 +348,44 @@ fn entries_must_charge_what_their_mechanism_releases() {
     }
 }
 
+/// Gradients in place of labels: one release per step, each with its own transcript.
+#[test]
+fn gradients_are_charged_as_their_sensitivity_says() {
+    let gradients = |forge: fn(&mut Charge)| {
+        move |files: &mut Files| {
+            let mut charge = Charge {
+                records: RecordSet::of(&[3, 50]),
+                mechanism: MechanismId::new("logit-gradients v1: 10 labels, clip 1, sigma 9"),
+                transcript: Some(Digest([5; 32])),
+                event: Event::LatticeGaussian { noise_multiplier: 6.3, numbers: 10, count: 1 },
+                bytes: 40,
+                ..bits(1, 1, "gradients of one training step")
+            };
+            forge(&mut charge);
+            let bytes = 2 * charge.bytes;
+            files.charges.push(charge);
+            let receipt = released(2, 1).receipt;
+            files.lines.push(BoundaryLine { receipt, ..line("backward", Kind::LogitGradients, bytes, 2) });
+            files.claims.budget = Some(20.0);
+            files.summary().epsilon = Some(epsilon(&files.charges));
+        }
+    };
+    assert_eq!(found(gradients(|_| {})), []);
+    let expected = 9.0 / std::f64::consts::SQRT_2;
+    let cheap = |charge: &mut Charge| {
+        charge.event = Event::LatticeGaussian { noise_multiplier: 7.0, numbers: 10, count: 1 };
+    };
+    assert_eq!(found(gradients(cheap)), [Disagreement::Loss { line: 3, found: 7.0, expected }]);
+    let fewer = |charge: &mut Charge| {
+        charge.event = Event::LatticeGaussian { noise_multiplier: 6.3, numbers: 9, count: 1 };
+    };
+    assert!(matches!(found(gradients(fewer))[..], [Disagreement::Loss { line: 3, .. }]));
+    let ideal = |charge: &mut Charge| charge.event = Event::gaussian(6.3);
+    assert!(matches!(found(gradients(ideal))[..], [Disagreement::Loss { line: 3, .. }]));
+    let shorter = found(gradients(|charge| charge.bytes = 36));
+    assert_eq!(shorter, [Disagreement::MessageSize { line: 3, found: 36, expected: 40 }]);
+}
+
 /// A clipping norm found from the data is a number in the ledger: charged, and never a message.
 #[test]
 fn what_is_only_published_is_charged_as_stated() {
@@ -357,7 +395,7 @@ fn what_is_only_published_is_charged_as_stated() {
                 mechanism: MechanismId::new(
                     "norm-quantile v1: 0.5 of mean of 32x16x16, epsilon 0.1, function 00",
                 ),
-                event: Event::RandomisedResponse { epsilon },
+                event: Event::Pure { epsilon },
                 bytes,
                 ..bits(1, TRAIN, "clipping norm")
             });
