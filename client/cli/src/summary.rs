@@ -122,7 +122,7 @@ impl Report {
                 let factor = if factor < 1e6 { format!("{factor:.1}") } else { format!("{factor:.1e}") };
                 format!(
                     "ε = {epsilon:.4}, δ = {delta:e} per record: replacing one record by any other changes the probability of \
-                     all the accelerator saw by a factor of at most {factor}, but for δ"
+                     all the accelerator saw, but what is not covered, by a factor of at most {factor}, but for δ"
                 )
             }
             (None, _) => "NO GUARANTEE: what left is listed under `not covered`".into(),
