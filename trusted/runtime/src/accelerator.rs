@@ -247,7 +247,9 @@ impl Accelerator {
             })?;
         }
         match reply {
-            Reply::Failed { why } => Err(AcceleratorError::Failed { job: job.name(), why }.into()),
+            Reply::Failed { why } => {
+                Err(AcceleratorError::Failed { job: job.name(), why: readable(&why) }.into())
+            }
             reply => Ok(reply),
         }
     }
@@ -265,6 +267,12 @@ impl Accelerator {
             Err(AcceleratorError::NotFinite { what })
         }
     }
+}
+
+/// A stranger's words for a person's terminal: one short line without control characters.
+fn readable(text: &str) -> String {
+    const LONGEST: usize = 300;
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
 }
 
 /// What the journal says of one job: one line per kind of body, or one for the job itself.
@@ -316,4 +324,15 @@ fn unexpected(job: &Job, reply: &Reply) -> AcceleratorError {
         Reply::Failed { .. } => "failed",
     };
     AcceleratorError::Unexpected { job: job.name(), found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_accelerator_cannot_move_the_cursor() {
+        assert_eq!(readable("out of memory\n\u{1b}[2Jdone"), "out of memory  [2Jdone");
+        assert_eq!(readable(&"x".repeat(1000)).len(), 300);
+    }
 }
