@@ -137,7 +137,7 @@ fn a_directory_that_was_rolled_back_as_a_whole_sends_the_same_messages() {
 }
 
 /// A known limit, pinned: without protection against rollback, gradients for other answers leave again and the ledger has
-/// forgotten the first ones. It is enough to roll back the ledger to what the newest checkpoint saw.
+/// forgotten the first ones. The boundary log has to be rolled back as well: a ledger behind its receipts is refused.
 #[test]
 fn a_rolled_back_directory_forgets_gradients() {
     let spec = withheld_labels(3);

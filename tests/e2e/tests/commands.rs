@@ -127,3 +127,25 @@ fn a_run_is_not_overwritten() {
     let resumed = sandbox.run(&["train", "run.toml", "--out", "r", "--resume", "--json"]).good();
     assert!(resumed.json()["accuracy"].is_f64());
 }
+
+/// No checkpoint saw the charge of an image, but the boundary log has its receipt.
+#[test]
+fn a_ledger_behind_what_left_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.write("run.toml", &tiny("delta"));
+    sandbox.run(&["train", "run.toml", "--out", "r"]).good();
+    picture(&sandbox);
+    sandbox.run(&["infer", "r", "picture.png"]).good();
+    let path = sandbox.path("r/ledger");
+    let whole = std::fs::read(&path).expect("the ledger is there");
+    let last = whole[..whole.len() - 1].iter().rposition(|&byte| byte == b'\n').expect("several lines") + 1;
+    for cut in [last, whole.len() - 1] {
+        std::fs::write(&path, &whole[..cut]).expect("it can be written");
+        let refused = sandbox.run(&["infer", "r", "picture.png"]);
+        assert_eq!(refused.code(), 1, "{}", refused.stderr);
+        assert!(refused.stderr.contains("rolled back"), "{}", refused.stderr);
+        assert_eq!(std::fs::read(&path).expect("left as it was").len(), cut);
+    }
+    std::fs::write(&path, &whole).expect("it can be written");
+    sandbox.run(&["infer", "r", "picture.png"]).good();
+}

@@ -54,6 +54,8 @@ pub struct Line {
     pub bytes: usize,
     pub records: usize,
     pub has_receipt: bool,
+    /// The ledger's entry that paid for it.
+    pub receipt: Option<ledger::Paid>,
     /// Data set and view that its receipt is for.
     pub paid_for: Option<(ledger::Digest, u32)>,
     /// Length of the ledger when the line was written.
@@ -157,6 +159,11 @@ impl Host for MemoryHost {
         Ok(self.ledger.lock().expect("no thread panics with it").clone())
     }
 
+    fn newest_receipt(&self) -> Result<Option<ledger::Paid>, StorageError> {
+        let links = self.links.borrow();
+        Ok(links.journal.iter().filter_map(|line| line.receipt).max_by_key(|paid| paid.entry))
+    }
+
     fn ledger_store(&mut self) -> Result<Box<dyn LedgerStore + Send>, StorageError> {
         self.write()?;
         Ok(Box::new(MemoryLedger(Arc::clone(&self.ledger))))
@@ -234,6 +241,7 @@ impl Journal for MemoryJournal {
             bytes: message.bytes,
             records: message.records,
             has_receipt: message.receipt.is_some(),
+            receipt: message.receipt.map(mechanism::Receipt::paid),
             paid_for: message.receipt.map(|receipt| (receipt.charge().dataset, receipt.charge().view)),
             ledger_bytes,
         });

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ledger::{BoundaryLine, ChainError, Digest, Head, chain};
+use ledger::{BoundaryLine, ChainError, Digest, Head, Paid, chain};
 use mechanism::{Receipt, StoreError};
 use runtime::{Crossed, Journal, StorageError};
 
@@ -18,18 +18,37 @@ pub(crate) struct BoundaryLog {
 impl BoundaryLog {
     /// Opens the log where it ends. A last line that a crash cut short is removed: its message had not left.
     pub(crate) fn open(path: &Path) -> Result<Self, StorageError> {
-        let failed = |why: String| StorageError { file: path.display().to_string(), why };
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(failed(error.to_string())),
-        };
-        let (head, intact) = end_of(&bytes).map_err(|error| failed(error.to_string()))?;
+        let (head, intact) = end_of(&read(path)?).map_err(|error| failed(path, error))?;
         let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.map_err(|error| failed(error.to_string()))?;
-        file.set_len(intact as u64).map_err(|error| failed(error.to_string()))?;
+        let file = file.map_err(|error| failed(path, error))?;
+        file.set_len(intact as u64).map_err(|error| failed(path, error))?;
         Ok(BoundaryLog { file, head })
     }
+}
+
+/// The newest entry of the ledger that a line of the log at `path` has a receipt of.
+pub(crate) fn newest_receipt(path: &Path) -> Result<Option<Paid>, StorageError> {
+    let mut newest: Option<Paid> = None;
+    for line in chain::lines::<BoundaryLine>(&read(path)?) {
+        match line {
+            Ok(line) => newest = newest.into_iter().chain(line.receipt).max_by_key(|paid| paid.entry),
+            Err(ChainError::Truncated { .. }) => break,
+            Err(error) => return Err(failed(path, error)),
+        }
+    }
+    Ok(newest)
+}
+
+/// The log so far; empty if there is none.
+fn read(path: &Path) -> Result<Vec<u8>, StorageError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(|error| failed(path, error)),
+    }
+}
+
+fn failed(path: &Path, why: impl std::fmt::Display) -> StorageError {
+    StorageError { file: path.display().to_string(), why: why.to_string() }
 }
 
 /// Where the log ends, and its bytes without a line cut short.

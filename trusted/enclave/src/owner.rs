@@ -14,7 +14,7 @@ use wire::owner::{Event, Request};
 use wire::spec::Address;
 use wire::{Limits, VERSION, WireError, read_frame, write_frame};
 
-use crate::journal::BoundaryLog;
+use crate::journal::{self, BoundaryLog};
 use crate::storage::Storage;
 use crate::{link, process};
 
@@ -210,6 +210,10 @@ impl Host for Process {
 
     fn ledger(&self) -> Result<Vec<u8>, StorageError> {
         self.storage()?.ledger()
+    }
+
+    fn newest_receipt(&self) -> Result<Option<ledger::Paid>, StorageError> {
+        journal::newest_receipt(&self.storage()?.path("boundary.jsonl"))
     }
 
     fn ledger_store(&mut self) -> Result<Box<dyn LedgerStore + Send>, StorageError> {

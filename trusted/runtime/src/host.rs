@@ -46,6 +46,12 @@ pub trait Host {
     /// [`StorageError`] if it is there and cannot be read.
     fn ledger(&self) -> Result<Vec<u8>, StorageError>;
 
+    /// The newest ledger entry that the boundary log has a message of; `None` if there is none, or no log.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the log is there and cannot be read, or was altered.
+    fn newest_receipt(&self) -> Result<Option<ledger::Paid>, StorageError>;
+
     /// A store that appends to the ledger durably.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The ledger of a run, opened and checked.
 
-use ledger::{ChainError, Head, Ledger, LedgerError};
+use ledger::{ChainError, Head, Ledger, LedgerError, Paid};
 use mechanism::{Budget, LedgerWriter};
 use wire::RunSpec;
 use wire::owner::Event;
@@ -14,24 +14,31 @@ use crate::{Host, RunError};
 /// A last line that is cut short was never complete, so nothing left for it: it is removed.
 ///
 /// # Errors
-/// [`RunError::Ledger`] if the ledger was altered, reordered, or is behind the checkpoint.
+/// [`RunError::Ledger`] if the ledger was altered, reordered, or is behind the checkpoint or a message that
+/// left.
 pub(crate) fn open(
     host: &mut dyn Host,
     spec: &RunSpec,
     known: Option<&Head>,
 ) -> Result<LedgerWriter, RunError> {
-    let ledger = match Ledger::verify(&host.ledger()?) {
+    let bytes = host.ledger()?;
+    let (ledger, torn) = match Ledger::verify(&bytes) {
         Err(LedgerError::Chain(ChainError::Truncated { intact, .. })) => {
-            host.truncate_ledger(intact)?;
-            let text =
-                "the last ledger entry was cut short by a crash; nothing was sent for it, so it was removed";
-            host.report(Event::Note { text: text.to_owned() }, &[]);
-            Ledger::verify(&host.ledger()?)?
+            (Ledger::verify(&bytes[..intact])?, Some(intact))
         }
-        other => other?,
+        other => (other?, None),
     };
     if let Some(known) = known {
         ledger.require(known)?;
+    }
+    if let Some(Paid { entry, hash }) = host.newest_receipt()? {
+        ledger.require(&Head { sequence: entry + 1, hash })?;
+    }
+    if let Some(intact) = torn {
+        host.truncate_ledger(intact)?;
+        let text =
+            "the last ledger entry was cut short by a crash; nothing was sent for it, so it was removed";
+        host.report(Event::Note { text: text.to_owned() }, &[]);
     }
     let budget = Budget::new(calibration::budget(spec), spec.privacy.delta).map_err(request)?;
     Ok(LedgerWriter::new(ledger, budget, host.ledger_store()?))

@@ -371,7 +371,8 @@ fn gradients_are_charged_as_their_sensitivity_says() {
         }
     };
     assert_eq!(found(gradients(|_| {})), []);
-    let expected = 9.0 / std::f64::consts::SQRT_2;
+    // σ = 9: the grid's step is 2⁻⁹.
+    let expected = 9.0 / (std::f64::consts::SQRT_2 + 10f64.sqrt() / 512.0);
     let cheap = |charge: &mut Charge| {
         charge.event = Event::LatticeGaussian { noise_multiplier: 7.0, numbers: 10, count: 1 };
     };
