@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::{AccountingError, Pld, checked, gaussian};
 
 /// Largest accepted |ln| of the ratio between the probability with which a lattice sampler draws a number and that of the
-/// ideal rounded Gaussian: the promise of a sampler that is charged as [`Event::LatticeGaussian`].
+/// ideal rounded Gaussian, up to 10 standard deviations: the promise of a sampler that is charged as
+/// [`Event::LatticeGaussian`]. What lies beyond has a probability below 2⁻⁷⁵ and is not counted.
 pub const LATTICE_ETA: f64 = 1.0 / (1u64 << 34) as f64;
 
 /// A noise multiplier above which nothing useful is left of a release.

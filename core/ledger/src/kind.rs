@@ -111,12 +111,12 @@ kinds! {
         "(ε, δ) per record: Gaussian noise on a vector clipped to C, sensitivity 2C";
     RandomisedLabels, "randomised-labels", Outward, NoisedCounted,
         "Labels after randomised response.",
-        "2 bytes per record, once",
+        "2 bytes per record, once per session",
         "ε per record, δ = 0: k-ary randomised response";
     LogitGradients, "logit-gradients", Outward, NoisedCounted,
         "Clipped and noised gradients of the loss with respect to the accelerator's logits, in place of labels.",
         "K numbers of 4 bytes per record and step",
-        "(ε, δ) per record and step: Gaussian noise on a grid, sensitivity min(2C, √2)";
+        "(ε, δ) per record and step: Gaussian noise on a grid, sensitivity min(2C, √2 + √K·step)";
     Derived, "derived", Outward, PostProcessing,
         "Values computed from released and public values only; the accelerator's own state, given back.",
         "as what it was computed from",
@@ -127,7 +127,7 @@ kinds! {
         "not needed: no record has touched it";
     Parameters, "parameters", Outward, Public,
         "Parameters that no private record has touched: from the public seed, or the weights file the owner names.",
-        "4 bytes per parameter, once",
+        "4 bytes per parameter, once per session",
         "not needed: no record has touched it";
     Schedule, "schedule", Outward, Public,
         "Hyper-parameters, learning rates, batch order and public random seeds.",
@@ -139,7 +139,7 @@ kinds! {
         "not needed: no record has touched it";
     Labels, "labels", Outward, Unprotected,
         "True labels.",
-        "2 bytes per record, once",
+        "2 bytes per record, once per session",
         "none";
     Inputs, "inputs", Outward, Unprotected,
         "Images in the clear.",

@@ -172,8 +172,16 @@ impl BitRelease {
     /// The charge for one message of each of these records.
     pub fn charge(&self, dataset: Digest, records: RecordSet, view: u32, purpose: &str) -> Charge {
         let (mechanism, event, purpose) = (self.mechanism.clone(), self.event(), purpose.to_owned());
-        let bytes = self.message_len() as u64;
+        let (bytes, dataset) = (self.message_len() as u64, self.key.dataset(&dataset));
         Charge { dataset, records, view, mechanism, transcript: None, event, bytes, purpose }
+    }
+
+    /// Number of a record that is known by its content alone. It stands in the ledger, so it depends on the key.
+    pub fn record_of(&self, content: &[u8]) -> u64 {
+        let digest = self.key.digest("asymflow image v2", &[content]);
+        let (number, _) = digest.0.split_first_chunk::<8>().expect("a digest has 32 bytes");
+        // The last number has no successor and names no record.
+        u64::from_le_bytes(*number).min(u64::MAX - 1)
     }
 
     /// The messages of records that were charged.

@@ -74,7 +74,8 @@ impl GradientRelease {
     ) -> Result<Self, UnusableMechanism> {
         // The grid's step, below 2⁻¹²σ, is part of the sensitivity: one more term on both sides.
         let grid = (labels as f64).sqrt() * libm::exp2(-12.0);
-        let apart = std::f64::consts::SQRT_2 / (1.0 - (multiplier * grid).min(0.5));
+        let room = 1.0 - multiplier * grid;
+        let apart = if room > 0.0 { std::f64::consts::SQRT_2 / room } else { f64::INFINITY };
         let sensitivity = apart.min(2.0 * clip) * (1.0 + 1e-12);
         Self::new(GradientReleaseConfig { labels, clip, sigma: multiplier * sensitivity }, key)
     }
@@ -107,7 +108,7 @@ impl GradientRelease {
     /// The charge for one step's gradients of these records, after the exchange of this digest.
     pub fn charge(&self, dataset: Digest, records: RecordSet, transcript: Digest, purpose: &str) -> Charge {
         Charge {
-            dataset,
+            dataset: self.key.dataset(&dataset),
             records,
             view: 0,
             mechanism: self.mechanism.clone(),

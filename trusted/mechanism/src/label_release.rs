@@ -53,7 +53,7 @@ impl LabelRelease {
     /// The charge for the label of each of these records.
     pub fn charge(&self, dataset: Digest, records: RecordSet, purpose: &str) -> Charge {
         Charge {
-            dataset,
+            dataset: self.key.dataset(&dataset),
             records,
             view: 0,
             mechanism: self.mechanism.clone(),

@@ -45,9 +45,10 @@ impl Lattice {
     /// Noise in whole steps: a normal number of standard deviation σ, rounded to the nearest step.
     ///
     /// By inversion: a uniform number picks a tail probability and the step is the one whose boundaries enclose it, so
-    /// each step's probability is a difference of two values of `erfc`. Relative to the ideal, it is off by at most 5
-    /// roundings of 2⁻⁵³ times the number of steps in a tail's mean excess (below 2¹⁴): less than
-    /// [`accounting::LATTICE_ETA`].
+    /// each step's probability is a difference of two values of `erfc`. Up to 10 standard deviations its ratio to the ideal
+    /// one is within `e^±`[`accounting::LATTICE_ETA`]: a few roundings of 2⁻⁵³, times the size of the argument squared,
+    /// over a step's share of its tail. Beyond lies a probability of 2⁻⁷⁵ per number, for which no ratio is claimed; as a
+    /// part of δ it is far below any in use and is not counted.
     pub(crate) fn noise(&self, stream: &mut NoiseStream) -> i64 {
         let (sign, tail) = (stream.bits() >> 63, stream.small_uniform());
         let tail = (0.5 * tail).max(tail_of(LARGEST));

@@ -57,6 +57,13 @@ impl NoiseKey {
     }
 }
 
+impl NoiseKey {
+    /// Name of a data set in the ledger, which others may read: without the key it cannot be compared with a guess.
+    pub(crate) fn dataset(&self, root: &Digest) -> Digest {
+        self.digest("asymflow ledger data set v1", &[&root.0])
+    }
+}
+
 impl fmt::Debug for NoiseKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NoiseKey(..)")
@@ -84,7 +91,7 @@ impl NoiseStream {
         u64::from_le_bytes(bytes)
     }
 
-    /// A uniform number in (0, 1] whose 53 bits begin at its first one, however small it is, down to 2⁻¹²⁷.
+    /// A uniform number in (0, 1] of 128 bits, rounded to 53: in full precision down to 2⁻⁷⁵, in steps of 2⁻¹²⁸ below.
     pub(crate) fn small_uniform(&mut self) -> f64 {
         let bits = u128::from(self.bits()) << 64 | u128::from(self.bits());
         // The conversion rounds to 53 bits.

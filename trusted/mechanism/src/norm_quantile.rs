@@ -17,7 +17,7 @@ const ROUNDING: f64 = 1e-9;
 ///
 /// A candidate `c` scores `−|#{norm ≤ c} − q·n|` and is drawn with probability proportional to `exp(ε/2 · score)`.
 ///
-/// - Privacy: ε for each record, δ = 0: another value of one record moves every score by at most 1 (McSherry & Talwar 2007)
+/// - Privacy: ε for each record, but for what the sampler cannot draw, a probability below 2⁻¹¹⁰: another value of one record moves every score by at most 1 (McSherry & Talwar 2007)
 /// - The answer is a number in the ledger's mechanism names and so public; it is charged to every record that was counted
 #[derive(Clone, Debug)]
 pub struct NormQuantile {
@@ -71,7 +71,7 @@ impl NormQuantile {
     /// The charge for the quantile over these records.
     pub fn charge(&self, dataset: Digest, records: RecordSet, purpose: &str) -> Charge {
         Charge {
-            dataset,
+            dataset: self.key.dataset(&dataset),
             records,
             view: 0,
             mechanism: self.mechanism.clone(),
@@ -124,18 +124,25 @@ impl NormQuantile {
             })
             .collect();
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights = scores.iter().map(|score| libm::exp(0.5 * self.epsilon * (score - best)));
-        let total: f64 = weights.clone().sum();
+        // From the lightest on, so that no weight is lost beside a heavier one.
+        let mut order: Vec<usize> = (0..candidates.len()).collect();
+        order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+        let weight = |at: usize| libm::exp(0.5 * self.epsilon * (scores[at] - best));
+        let total: f64 = order.iter().map(|&at| weight(at)).sum();
         let mut noise = self.key.stream(&charge.dataset, 0, charge.view, &self.mechanism, None);
-        let mut left = noise.small_uniform() * total;
-        for (weight, &candidate) in weights.zip(&candidates) {
-            left -= weight;
-            if left <= 0.0 {
-                return Ok(candidate);
-            }
-        }
-        Ok(candidates[candidates.len() - 1])
+        let drawn = noise.small_uniform() * total;
+        let mut passed = 0.0;
+        let chosen = order.into_iter().find(|&at| {
+            passed += weight(at);
+            drawn <= passed
+        });
+        Ok(candidates[chosen.unwrap_or_else(|| heaviest(&scores))])
     }
+}
+
+/// The place of the best score: where the sum's last rounding falls.
+fn heaviest(scores: &[f64]) -> usize {
+    (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
 }
 
 fn candidates() -> impl Iterator<Item = f64> {

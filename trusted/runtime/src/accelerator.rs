@@ -89,7 +89,8 @@ impl Accelerator {
 
     /// Gives the accelerator its model. `parameters` must be public: drawn from the public seed.
     pub(crate) fn load(&mut self, load: Load, parameters: &Parameters) -> Result<(), RunError> {
-        let reason = "the accelerator's own initial parameters, drawn from the public seed";
+        let reason =
+            "the accelerator's initial parameters: from the public seed, or the weights the owner named";
         let body = Public::declare(Kind::Parameters, body::from_parameters(parameters), reason)?;
         let job = Job::Load(Box::new(load));
         self.send(&job, &[(&body, 0)])?;

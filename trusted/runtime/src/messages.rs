@@ -164,7 +164,7 @@ impl Messenger {
         let dataset = Digest::of("asymflow single images v1", &[]);
         let mut messages: Vec<Message> = Vec::new();
         for image in 0..images.len() {
-            let id = content_id(images.pixels(image));
+            let id = release.record_of(images.pixels(image));
             let charge = release.charge(dataset, ledger::RecordSet::of(&[id]), 0, "inference");
             let receipt = ledger.charge(charge)?;
             let name = format!("message-{id:016x}-{}", short(&release.config().function));
@@ -306,10 +306,4 @@ fn batches(range: Range<usize>, batch: usize) -> impl Iterator<Item = Range<usiz
 
 fn boxed(released: Vec<Released<Vec<u8>>>) -> Vec<Message> {
     released.into_iter().map(|message| Box::new(message) as Message).collect()
-}
-
-fn content_id(pixels: &[u8]) -> u64 {
-    let digest = Digest::of("asymflow image v1", &[pixels]);
-    // The last number has no successor and names no record.
-    u64::from_le_bytes(digest.0[..8].try_into().expect("8 of 32 bytes")).min(u64::MAX - 1)
 }

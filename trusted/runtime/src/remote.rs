@@ -45,6 +45,8 @@ pub(crate) struct Remotely {
     next: usize,
     /// The epoch whose view was sent last, where each epoch has its own.
     sent: Option<usize>,
+    /// Whether the labels left in this session.
+    labelled: bool,
     /// An update whose end was not seen yet.
     updating: bool,
     state_len: usize,
@@ -74,6 +76,7 @@ impl Run {
             pending: VecDeque::new(),
             next: self.steps_done,
             sent: None,
+            labelled: false,
             updating: false,
             state_len: self.remote_state_len(outsourced),
             counted_seconds: 0.0,
@@ -105,7 +108,8 @@ impl Run {
         Ok(())
     }
 
-    /// Sends the messages of one view of a set; labels go with the first view of the training records.
+    /// Sends the messages of one view of a set; labels go with the first
+    /// view of the training records in a session.
     fn send_records(
         &mut self,
         host: &mut dyn Host,
@@ -114,7 +118,7 @@ impl Run {
         view: u32,
         place: usize,
     ) -> Result<(), RunError> {
-        let Remotely { link, messenger, labels, ledger, .. } = remotely;
+        let Remotely { link, messenger, labels, ledger, labelled, .. } = remotely;
         let records = self.data.get(set);
         let total = records.len();
         let purpose = match set {
@@ -130,10 +134,10 @@ impl Run {
             let messages = messenger.chunk(host, trusted.as_mut(), source, &chunk, &self.context());
             sent = messages.and_then(|messages| {
                 let labels = match set {
-                    RecordSet::Train => {
+                    RecordSet::Train if !*labelled => {
                         labels.message(&self.permissions, ledger, records, chunk.range.clone())?
                     }
-                    RecordSet::Test => None,
+                    RecordSet::Train | RecordSet::Test => None,
                 };
                 link.store((set, place, chunk.range.start), &messages, labels.as_deref())
             });
@@ -143,6 +147,7 @@ impl Run {
             let epsilon = self.epsilon(ledger.ledger());
             host.report(Event::Released { set, records: chunk.range.end, total, epsilon }, &[]);
         }
+        *labelled |= set == RecordSet::Train;
         self.trusted = trusted;
         self.ledger_head = Some(ledger.ledger().head());
         sent

@@ -11,6 +11,7 @@ use wire::owner::Summary;
 use wire::spec::{Accelerator as AcceleratorSpec, Flow, Labels, Protection, Release};
 
 use crate::accelerator::Accelerator;
+use crate::calibration::Calibration;
 use crate::checkpoint::{self, Checkpoint, Job, Totals};
 use crate::flow::{self, Outsourced, Parts};
 use crate::messages::{self, Context, Messenger};
@@ -86,6 +87,10 @@ impl Run {
         let permissions = Permissions::from_names(&spec.privacy.allow)?;
         let parts = Parts::of(&spec)?;
         refuse_unprotected(&spec, &parts, &permissions)?;
+        if let Some(outsourced) = &parts.outsourced {
+            // What leaves nothing for residuals is refused now, not after the first stage.
+            Calibration::of(&spec, outsourced)?;
+        }
         let pixels = flow::pixels(&spec)?;
         let initial =
             InitialParameters { seed: spec.train.seed, graph: spec.graph.clone(), parameters: initial };

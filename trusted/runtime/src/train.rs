@@ -106,7 +106,10 @@ impl Run {
         const NAME: &str = "records";
         let root = self.data.get(RecordSet::Train).root();
         match host.load(NAME)? {
-            None => Ok(host.save(NAME, &root.0)?),
+            None if self.steps_done == 0 => Ok(host.save(NAME, &root.0)?),
+            None => Err(RunError::Request(format!(
+                "{NAME}.sealed, which names the training records, is gone; restore it, or begin another run"
+            ))),
             Some(stored) if stored == root.0 => Ok(()),
             Some(_) => Err(RunError::Request(
                 "these are not the training records that this run was begun with; go on with those, or begin another run"

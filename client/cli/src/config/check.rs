@@ -174,6 +174,9 @@ fn check_clip(privacy: &Privacy) -> Checked {
                 format!("the quantile {quantile} is not between 0 and 1")
             })?;
             above_zero("privacy.clip", epsilon)?;
+            ensure(privacy.noise.is_none(), "privacy.clip", || {
+                "without noise nothing is clipped: give a number, or an `epsilon` in place of `noise`".into()
+            })?;
             below_budget(privacy, "privacy.clip", epsilon)
         }
     }
