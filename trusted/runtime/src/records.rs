@@ -1,5 +1,7 @@
 //! The owner's records, as they came in.
 
+use std::cell::OnceCell;
+
 use engine::{Draw, InputForm};
 use ledger::Digest;
 use mechanism::Private;
@@ -13,6 +15,8 @@ pub(crate) struct Records {
     pixels: Private<Vec<u8>>,
     labels: Private<Vec<u16>>,
     record_len: usize,
+    /// Found when it is first asked for: it takes a pass over all records.
+    root: OnceCell<Digest>,
 }
 
 /// A record, and how it is augmented.
@@ -80,6 +84,7 @@ impl Records {
             return Err(RunError::Request(format!("a label names no class of the model's {classes}")));
         }
         self.record_len = record_len;
+        self.root.take();
         self.pixels.get_mut().extend_from_slice(pixels);
         self.labels.get_mut().extend(labels);
         Ok(())
@@ -110,8 +115,10 @@ impl Records {
 
     /// A digest of all records, which stands for this data set in the ledger and in every noise derivation.
     pub(crate) fn root(&self) -> Digest {
-        let labels: Vec<u8> = self.labels().iter().flat_map(|l| l.to_le_bytes()).collect();
-        Digest::of("asymflow data set v1", &[self.pixels.get(), &labels])
+        *self.root.get_or_init(|| {
+            let labels: Vec<u8> = self.labels().iter().flat_map(|l| l.to_le_bytes()).collect();
+            Digest::of("asymflow data set v1", &[self.pixels.get(), &labels])
+        })
     }
 
     /// Writes the chosen records, augmented, as the model's input.
@@ -162,6 +169,17 @@ mod tests {
             records.fill(&form, std::iter::once(Chosen { record: 0, view, draw }), &mut input);
             assert!(input.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{input:?}");
         }
+    }
+
+    #[test]
+    fn a_root_that_was_asked_for_follows_later_records() {
+        let mut records = Records::default();
+        records.append(1, &[1, 0, 0], 1, 9).expect("the body fits");
+        let first = records.root();
+        records.append(1, &[2, 3, 0], 1, 9).expect("the body fits");
+        let mut whole = Records::default();
+        whole.append(2, &[1, 2, 0, 0, 3, 0], 1, 9).expect("the body fits");
+        assert!(first != whole.root() && records.root() == whole.root());
     }
 
     #[test]
