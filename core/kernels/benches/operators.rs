@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use asymflow_kernels::activation::Relu;
 use asymflow_kernels::batch_norm::BatchNorm2d;
-use asymflow_kernels::conv2d::Conv2d;
+use asymflow_kernels::conv2d::{By, Conv2d, Way};
 use asymflow_kernels::gemm::{self, Matrix};
 use asymflow_kernels::pool::{AvgPool2d, MaxPool2d};
 use asymflow_kernels::{Backward, Forward, GradInput, Mode, Operator, Saved, Threads};
@@ -43,6 +43,9 @@ fn main() {
     }
     if "conv2d".contains(&filter) {
         convolutions();
+    }
+    if "ways".contains(&filter) {
+        ways();
     }
     if "memory".contains(&filter) {
         memory_bound();
@@ -93,6 +96,35 @@ fn convolutions() {
             forward / plain_forward,
             both / plain_both,
         );
+    }
+}
+
+/// Every way a 3×3 convolution can be computed, over channels and image sizes: what the rules of `conv2d::plan` rest on.
+fn ways() {
+    println!("\n{:<28}{:>9} GFLOP/s as if by products: forward, dx, dw", "batch, C, K, H", "way");
+    for batch in [1, 8, 32] {
+        for [c, k] in
+            [[8, 8], [16, 16], [16, 64], [64, 16], [32, 32], [64, 64], [128, 128], [256, 256], [512, 512]]
+        {
+            for h in [2, 4, 7, 8, 14, 16, 28, 56] {
+                if batch * c * k * h * h > 1 << 29 || batch * c * k * h * h < 1 << 16 {
+                    continue;
+                }
+                for way in Way::ALL {
+                    let shape = [batch, c, h, h];
+                    let Some(op) = By::new(Conv2d::new(c, k, 3).padding(1), way, shape.into()) else {
+                        continue;
+                    };
+                    let mut case = Case::new(&op, &shape);
+                    let flops = 2 * op.macs(&[case.input.shape()]) as usize;
+                    let forward = rate(flops, best(|| case.forward()));
+                    let dx = rate(flops, best(|| case.backward(true, false)));
+                    let dw = rate(flops, best(|| case.backward(false, true)));
+                    let name = format!("{batch}, {c}, {k}, {h}");
+                    println!("{name:<28}{way:>9?}{forward:>10.1}{dx:>10.1}{dw:>10.1}");
+                }
+            }
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod sums;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+mod transpose;
 #[cfg(test)]
 mod vectors;
 

@@ -1,7 +1,8 @@
 //! 2-D convolution (cross-correlation).
 //!
-//! A product of matrices whose left operand, the columns, is made panel by panel on the fly (`columns`); depthwise
-//! convolutions are direct loops (`depthwise`). No result depends on the number of threads.
+//! Three ways, chosen by shape (`plan`): a product of matrices whose left operand, the columns, is made panel by panel on
+//! the fly (`columns`); Winograd's minimal filtering (`winograd`); direct loops for depthwise convolutions (`depthwise`).
+//! No result depends on the number of threads.
 
 mod backward_input;
 mod backward_weight;
@@ -10,16 +11,21 @@ mod depthwise;
 mod forward;
 mod geometry;
 mod pieces;
+mod plan;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) mod twin;
+mod winograd;
 
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
 use self::forward::Start;
 use self::geometry::Geometry;
+#[doc(hidden)]
+pub use self::plan::Way;
+use self::winograd::{F2, F4, Kernels};
 use crate::{Backward, Forward, Operator, ParamSpec, Threads, check, sums};
 
 /// 2-D convolution: any kernel size, stride, zero padding, dilation and groups, with or without bias.
@@ -118,34 +124,91 @@ impl Operator for Conv2d {
     }
 
     fn forward(&self, pass: Forward<'_>) {
-        let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
-        let weight = pass.params[0].data();
-        let start = pass.params.get(1).map_or(Start::Zero, |bias| Start::Bias(bias.data()));
-        if geometry.is_depthwise() {
-            depthwise::forward(pass.threads, &geometry, x, weight, start, pass.output.data);
-        } else {
-            forward::forward(pass.threads, &geometry, x, weight, start, pass.output.data);
-        }
+        self.forward_by(None, pass);
     }
 
     fn backward(&self, pass: Backward<'_>) {
+        self.backward_by(None, pass);
+    }
+}
+
+impl Conv2d {
+    /// Forward pass, by a given way or by the one for the shape.
+    fn forward_by(&self, way: Option<Way>, pass: Forward<'_>) {
+        let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
+        let (weight, threads, y) = (pass.params[0].data(), pass.threads, pass.output.data);
+        let start = pass.params.get(1).map_or(Start::Zero, |bias| Start::Bias(bias.data()));
+        let kernels = Kernels { data: weight, channels: geometry.inputs, turned: false };
+        match way.unwrap_or_else(|| Way::forward(&geometry)) {
+            Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, start, y),
+            Way::Columns => forward::forward(threads, &geometry, x, weight, start, y),
+            Way::Winograd2 => winograd::convolve(threads, &geometry, x, kernels, F2, start, y),
+            Way::Winograd4 => winograd::convolve(threads, &geometry, x, kernels, F4, start, y),
+        }
+    }
+
+    /// Backward pass, by a given way or by the one for the shape.
+    fn backward_by(&self, way: Option<Way>, pass: Backward<'_>) {
         let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
         let (weight, dy, threads) = (pass.params[0].data(), pass.grad_output.data, pass.threads);
-        let depthwise = geometry.is_depthwise();
         if let Some(dx) = &mut pass.grad_inputs[0] {
-            let backward_input =
-                if depthwise { depthwise::backward_input } else { backward_input::backward_input };
-            backward_input(threads, &geometry, dy, weight, dx);
+            match way.unwrap_or_else(|| Way::backward_input(&geometry)) {
+                Way::Depthwise => depthwise::backward_input(threads, &geometry, dy, weight, dx),
+                Way::Columns => backward_input::backward_input(threads, &geometry, dy, weight, dx),
+                Way::Winograd2 => winograd::backward_input(threads, &geometry, dy, weight, F2, dx),
+                Way::Winograd4 => winograd::backward_input(threads, &geometry, dy, weight, F4, dx),
+            }
         }
         let [dw, db @ ..] = pass.grad_params else { return };
         if !dw.data().is_empty() {
-            let backward_weight =
-                if depthwise { depthwise::backward_weight } else { backward_weight::backward_weight };
-            backward_weight(threads, &geometry, x, dy, dw.data_mut());
+            let dw = dw.data_mut();
+            match way.unwrap_or_else(|| Way::backward_weight(&geometry)) {
+                Way::Depthwise => depthwise::backward_weight(threads, &geometry, x, dy, dw),
+                Way::Columns => backward_weight::backward_weight(threads, &geometry, x, dy, dw),
+                Way::Winograd2 => winograd::backward_weight(threads, &geometry, x, dy, F2, dw),
+                Way::Winograd4 => winograd::backward_weight(threads, &geometry, x, dy, F4, dw),
+            }
         }
         if let [db] = db {
             backward_bias(threads, dy, geometry.output_plane(), db.data_mut());
         }
+    }
+}
+
+/// A convolution computed by a given way, for tests and measurements.
+#[doc(hidden)]
+pub struct By(pub Conv2d, pub Way);
+
+impl By {
+    /// `None` where that way does not serve the shape.
+    pub fn new(conv: Conv2d, way: Way, input: Shape) -> Option<Self> {
+        way.serves(&conv.geometry(input)).then_some(By(conv, way))
+    }
+}
+
+impl Operator for By {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
+        self.0.infer(inputs)
+    }
+
+    fn params(&self) -> Vec<ParamSpec> {
+        self.0.params()
+    }
+
+    fn macs(&self, inputs: &[Shape]) -> u64 {
+        self.0.macs(inputs)
+    }
+
+    fn forward(&self, pass: Forward<'_>) {
+        self.0.forward_by(Some(self.1), pass);
+    }
+
+    fn backward(&self, pass: Backward<'_>) {
+        self.0.backward_by(Some(self.1), pass);
     }
 }
 

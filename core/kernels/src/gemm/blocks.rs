@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Matrix;
 use super::kernel::{Kernel, Tile};
-use crate::simd::vectorised;
+use crate::transpose::{BLOCK, transpose_block};
 
 /// Depth of one pass: a block of [`Kernel::cols`] columns of this depth stays in the first-level cache.
 const DEPTH: usize = 512;
@@ -76,7 +76,7 @@ pub(crate) fn multiply<F: Fn(usize) -> usize>(
         for k in (0..depth).step_by(depth_step) {
             let slab = k..depth.min(k + depth_step);
             pack_tile(left, tile.clone(), slab.clone(), width, scratch);
-            multiply_packed(kernel, scratch, tile.clone(), right.row_range(slab), scale, &mut out);
+            multiply_packed(kernel, scratch, width, tile.clone(), right.row_range(slab), scale, &mut out);
             out.keep = 1.0;
         }
         out.keep = keep;
@@ -94,16 +94,18 @@ fn pack_tile(left: &impl Panels, rows: Range<usize>, slab: Range<usize>, width: 
     }
 }
 
-/// [`multiply`] for panels that are packed already, one after the other, with the depth of `right`.
+/// [`multiply`] for panels of `width` rows (no more than the kernel's) that are packed already, one after the other, with
+/// the depth of `right`.
 pub(crate) fn multiply_packed<F: Fn(usize) -> usize>(
     kernel: &Kernel,
     packed: &[f32],
+    width: usize,
     rows: Range<usize>,
     right: Matrix<'_>,
     scale: f32,
     out: &mut Output<'_, F>,
 ) {
-    let (depth, width) = (right.rows, kernel.width());
+    let depth = right.rows;
     for col in (0..right.cols).step_by(kernel.cols()) {
         let cols = kernel.cols().min(right.cols - col);
         let block = &right.data[col * right.col_stride..];
@@ -113,6 +115,7 @@ pub(crate) fn multiply_packed<F: Fn(usize) -> usize>(
                 cols,
                 depth,
                 left: panel,
+                left_stride: width,
                 right: block,
                 right_strides: [right.row_stride, right.col_stride],
                 dst: &mut out.data[(out.place)(row) + col * out.col_stride..],
@@ -157,25 +160,31 @@ impl Panels for Matrix<'_> {
     }
 }
 
-/// Side of the blocks that are transposed in registers.
-const BLOCK: usize = 16;
+/// `out[k·width + r] = from[r·strides[0] + k·strides[1]]`.
+fn transpose(from: &[f32], strides: [usize; 2], sizes: [usize; 2], width: usize, out: &mut [f32]) {
+    pulp::Arch::new().dispatch(Transpose { from, strides, sizes, width, out });
+}
 
-vectorised! {
-    /// `out[k·width + r] = from[r·strides[0] + k·strides[1]]`.
-    fn transpose<'a>(
-        from: &'a [f32],
-        strides: [usize; 2],
-        sizes: [usize; 2],
-        width: usize,
-        out: &'a mut [f32],
-    ) -> () {
-        let [rows, depth] = sizes;
+struct Transpose<'a> {
+    from: &'a [f32],
+    strides: [usize; 2],
+    sizes: [usize; 2],
+    width: usize,
+    out: &'a mut [f32],
+}
+
+impl pulp::WithSimd for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        let Transpose { from, strides, sizes: [rows, depth], width, out } = self;
         for (strip, k) in out.chunks_mut(BLOCK * width).zip((0..depth).step_by(BLOCK)) {
             let steps = BLOCK.min(depth - k);
             for r in (0..rows).step_by(BLOCK) {
                 let count = BLOCK.min(rows - r);
                 if strides[1] == 1 && steps == BLOCK && count == BLOCK {
-                    transpose_block(&from[r * strides[0] + k..], strides[0], &mut strip[r..], width);
+                    transpose_block(simd, &from[r * strides[0] + k..], strides[0], &mut strip[r..], width);
                     continue;
                 }
                 for (line, k) in strip.chunks_mut(width).zip(k..k + steps) {
@@ -184,19 +193,6 @@ vectorised! {
                     }
                 }
             }
-        }
-    }
-}
-
-#[inline(always)]
-fn transpose_block(from: &[f32], stride: usize, to: &mut [f32], width: usize) {
-    let mut block = [[0.0; BLOCK]; BLOCK];
-    for (r, row) in block.iter_mut().enumerate() {
-        row.copy_from_slice(&from[r * stride..][..BLOCK]);
-    }
-    for (k, line) in to.chunks_mut(width).take(BLOCK).enumerate() {
-        for (to, row) in line[..BLOCK].iter_mut().zip(&block) {
-            *to = row[k];
         }
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Tile<'a> {
     pub depth: usize,
     /// A packed panel, `[depth, width]`.
     pub left: &'a [f32],
+    /// Elements from one depth of `left` to the next.
+    pub left_stride: usize,
     pub right: &'a [f32],
     pub right_strides: [usize; 2],
     pub dst: &'a mut [f32],
@@ -123,16 +125,28 @@ impl Kernel {
     /// If a slice is shorter than the sizes and strides say: the caller's arithmetic is wrong.
     #[inline]
     pub(crate) fn run(&self, tile: Tile<'_>) {
-        let Tile { rows, cols, depth, left, right, right_strides, dst, dst_strides, dst_scale, scale } = tile;
+        let Tile {
+            rows,
+            cols,
+            depth,
+            left,
+            left_stride,
+            right,
+            right_strides,
+            dst,
+            dst_strides,
+            dst_scale,
+            scale,
+        } = tile;
         assert!(1 <= rows && rows <= self.width && 1 <= cols && cols <= self.cols && depth >= 1);
         let vectors = rows.div_ceil(self.vector);
-        assert!(left.len() >= (depth - 1) * self.width + vectors * self.vector);
+        assert!(left.len() >= (depth - 1) * left_stride + vectors * self.vector);
         assert!(right.len() > last(depth, right_strides[0], cols, right_strides[1]));
         assert!(dst.len() > last(rows, dst_strides[0], cols, dst_strides[1]));
         let function = self.table[vectors - 1][cols - 1].expect("the table is full up to width and cols");
         let status = if dst_scale == 0.0 { 0 } else { 1 + u8::from(dst_scale != 1.0) };
         // SAFETY: `available` found the instructions `function` needs. It reads `vectors · vector` elements at each of
-        // `depth` multiples of `width` in `left`, reads `right` at `k·rs + c·cs` for `k < depth`, `c < cols`, and
+        // `depth` multiples of `left_stride` in `left`, reads `right` at `k·rs + c·cs` for `k < depth`, `c < cols`, and
         // writes (and, unless `status` is 0, reads) `dst` at `r·rs + c·cs` for `r < rows`, `c < cols`: all inside the
         // slices by the assertions above. The slices are shorter than `isize::MAX` bytes, so the strides that are used
         // fit an `isize`; one that is not used (its size is 1) is replaced by 0 where it does not. `dst` is borrowed
@@ -149,7 +163,7 @@ impl Kernel {
                 right.as_ptr(),
                 signed(dst_strides[1]),
                 signed(dst_strides[0]),
-                self.width as isize,
+                signed(left_stride),
                 signed(right_strides[0]),
                 signed(right_strides[1]),
                 dst_scale,

@@ -148,7 +148,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Some of the rows.
-    fn row_range(self, rows: Range<usize>) -> Self {
+    pub(crate) fn row_range(self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         let start = (rows.start * self.row_stride).min(self.data.len());
         Matrix { data: &self.data[start..], rows: rows.len(), ..self }

@@ -71,5 +71,5 @@ fn add(
     let at = (group - piece.groups.start) * piece.channels.len() * depth;
     let mut out =
         Output { data: &mut piece.data[at..], row_stride: 1, col_stride: depth, place: |row| row, keep: 1.0 };
-    gemm::multiply_packed(kernel, packed, 0..depth, right, 1.0, &mut out);
+    gemm::multiply_packed(kernel, packed, kernel.width(), 0..depth, right, 1.0, &mut out);
 }

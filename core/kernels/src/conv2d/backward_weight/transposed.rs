@@ -27,16 +27,14 @@ pub(super) fn run(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32],
 
 /// `[groups, rows, cols]` → `[groups, cols, rows]`.
 fn transpose(threads: &Threads, from: &[f32], [rows, cols]: [usize; 2], to: &mut [f32]) {
-    // A strip of 16 columns: the lines read are used up while they are in the cache.
+    // A strip of columns: the lines read are used up while they are in the cache.
     const STRIP: usize = 16;
     threads.for_each_chunk(to, cols * rows, |group, to| {
-        let from = &from[group * rows * cols..];
+        let from = &from[group * rows * cols..][..rows * cols];
         threads.for_each_chunk(to, STRIP * rows, |strip, to| {
-            for (row, from) in from.chunks(cols).take(rows).enumerate() {
-                for (to, &x) in to[row..].iter_mut().step_by(rows).zip(&from[strip * STRIP..]) {
-                    *to = x;
-                }
-            }
+            let columns =
+                Matrix::new(from, rows, cols).columns(strip * STRIP..strip * STRIP + to.len() / rows);
+            columns.pack(0..rows, 0..to.len() / rows, rows, to);
         });
     });
 }
@@ -138,7 +136,7 @@ impl<'a> Sum<'a> {
             let right = Matrix::strided(columns, [len, rows.len()], [1, len]);
             let place = |row: usize| row;
             let mut out = Output { data: done, row_stride: 1, col_stride: k, place, keep: 1.0 };
-            gemm::multiply_packed(kernel, packed, 0..k, right, 1.0, &mut out);
+            gemm::multiply_packed(kernel, packed, kernel.width(), 0..k, right, 1.0, &mut out);
         }
     }
 }

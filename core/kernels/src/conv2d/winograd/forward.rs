@@ -1,0 +1,223 @@
+use pulp::{Simd, WithSimd};
+
+use super::super::forward::Start;
+use super::super::geometry::Geometry;
+use super::super::pieces::{Piece, divide};
+use super::blocks::{self, LANES, Window};
+use super::read::{ReadTiles, Source};
+use super::tiles::{Chunk, Tiling};
+use super::transform::{Transform, both_axes};
+use super::weights::{Kernels, Weights};
+use super::{DEPTH, stride};
+use crate::Threads;
+use crate::gemm::{self, Kernel, Matrix, Output};
+
+/// The convolution of `x` with 3×3 kernels, in tiles of `M×M` outputs.
+pub(in super::super) fn convolve<const M: usize, const T: usize, F: Transform<M, T>>(
+    threads: &Threads,
+    geometry: &Geometry,
+    x: &[f32],
+    kernels: Kernels<'_>,
+    transform: F,
+    start: Start<'_>,
+    y: &mut [f32],
+) {
+    let kernel = Kernel::detected();
+    let weights = Weights::new(threads, kernels, transform, kernel.width());
+    let tiling = Tiling::new(geometry, M);
+    let sizes = [1, geometry.outputs, geometry.output_plane()];
+    let pieces = divide(y, sizes, threads.count(), tiling.images_together(), weights.width);
+    let convolution = Convolution { kernel, geometry, tiling, weights: &weights, transform, start };
+    threads.for_each_item(pieces, |mut piece| convolution.run(threads, x, &mut piece));
+}
+
+struct Convolution<'a, F, const M: usize, const T: usize> {
+    kernel: &'a Kernel,
+    geometry: &'a Geometry,
+    tiling: Tiling,
+    weights: &'a Weights<'a>,
+    transform: F,
+    start: Start<'a>,
+}
+
+impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T> {
+    fn run(&self, threads: &Threads, x: &[f32], piece: &mut Piece<'_>) {
+        let (most, width) = (self.tiling.largest_chunk(), self.weights.width);
+        let mut tiles = threads.scratch(T * T * stride(most * self.weights.depth));
+        let mut products = threads.scratch(T * T * stride(most * width));
+        let mut block = threads.scratch(self.tiling.block_len());
+        for chunk in self.tiling.chunks(piece.images.clone()) {
+            self.read(x, &chunk, &mut block, &mut tiles);
+            for first in piece.channels.clone().step_by(width) {
+                let lanes = width.min(piece.channels.end - first);
+                self.multiply(first / width, lanes, chunk.tiles(), &tiles, &mut products);
+                self.write(first, lanes, &chunk, &products, &mut block, piece);
+            }
+        }
+    }
+
+    /// Transformed tiles `[T·T, tiles, depth]`.
+    fn read(&self, x: &[f32], chunk: &Chunk, block: &mut [f32], to: &mut [f32]) {
+        let (channels, plane, depth) =
+            (self.geometry.inputs, self.geometry.input_plane(), self.weights.depth);
+        for (n, image) in chunk.images.clone().enumerate() {
+            for c in (0..channels).step_by(LANES) {
+                pulp::Arch::new().dispatch(ReadTiles::<F, M, T> {
+                    transform: self.transform,
+                    source: Source::Input,
+                    planes: &x[(image * channels + c) * plane..],
+                    plane,
+                    count: LANES.min(channels - c),
+                    window: self.tiling.input_window(chunk),
+                    grid: chunk.grid(),
+                    block: &mut *block,
+                    to: &mut to[n * chunk.tiles_per_image() * depth + c..],
+                    tile_stride: depth,
+                    point_stride: stride(chunk.tiles() * depth),
+                });
+            }
+        }
+    }
+
+    /// One panel's products `[T·T, tiles, width]`: `Σ_c u · v` at every point.
+    fn multiply(&self, panel: usize, lanes: usize, tiles: usize, from: &[f32], products: &mut [f32]) {
+        let (depth, width) = (self.weights.depth, self.weights.width);
+        for point in 0..T * T {
+            let left = self.weights.panel(panel, point);
+            let right = Matrix::strided(&from[point * stride(tiles * depth)..], [depth, tiles], [1, depth]);
+            let data = &mut products[point * stride(tiles * width)..][..tiles * width];
+            let mut out = Output { data, row_stride: 1, col_stride: width, place: |row| row, keep: 0.0 };
+            for k in (0..depth).step_by(DEPTH) {
+                let slab = k..depth.min(k + DEPTH);
+                let left = &left[slab.start * width..slab.end * width];
+                let right = right.row_range(slab);
+                gemm::multiply_packed(self.kernel, left, width, 0..lanes, right, 1.0, &mut out);
+                out.keep = 1.0;
+            }
+        }
+    }
+
+    /// Transforms one panel's products back and puts them in their places.
+    fn write(
+        &self,
+        first: usize,
+        lanes: usize,
+        chunk: &Chunk,
+        products: &[f32],
+        block: &mut [f32],
+        piece: &mut Piece<'_>,
+    ) {
+        let (plane, width) = (self.geometry.output_plane(), self.weights.width);
+        for (n, image) in chunk.images.clone().enumerate() {
+            for lane in (0..lanes).step_by(LANES) {
+                let channel = first + lane - piece.channels.start;
+                let at = ((image - piece.images.start) * piece.channels.len() + channel) * plane;
+                pulp::Arch::new().dispatch(WriteTiles::<F, M, T> {
+                    transform: self.transform,
+                    products: &products[n * chunk.tiles_per_image() * width + lane..],
+                    tile_stride: width,
+                    point_stride: stride(chunk.tiles() * width),
+                    grid: chunk.grid(),
+                    block: &mut *block,
+                    window: self.tiling.output_window(chunk),
+                    count: LANES.min(lanes - lane),
+                    plane,
+                    start: self.start,
+                    channel: first + lane,
+                    to: &mut piece.data[at..],
+                });
+            }
+        }
+    }
+}
+
+/// One block of channels of some rows of tiles of one image: `Aᵀ m A` of every tile, put together and written.
+struct WriteTiles<'a, F, const M: usize, const T: usize> {
+    transform: F,
+    /// Point `p` of tile `t` is at `p · point_stride + t · tile_stride`.
+    products: &'a [f32],
+    tile_stride: usize,
+    point_stride: usize,
+    /// Rows and columns of tiles.
+    grid: [usize; 2],
+    block: &'a mut [f32],
+    window: Window,
+    /// Channels in the block.
+    count: usize,
+    /// Elements of a channel.
+    plane: usize,
+    start: Start<'a>,
+    /// First output channel.
+    channel: usize,
+    /// From the block's first channel on.
+    to: &'a mut [f32],
+}
+
+impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for WriteTiles<'_, F, M, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        self.transform(simd);
+        let (plane, to) = (self.plane, self.to);
+        match self.start {
+            Start::Zero => blocks::write(
+                simd,
+                self.block,
+                self.count,
+                self.window,
+                #[inline(always)]
+                |lane, at, values| to[lane * plane + at..][..values.len()].copy_from_slice(values),
+            ),
+            Start::Bias(bias) => blocks::write(
+                simd,
+                self.block,
+                self.count,
+                self.window,
+                #[inline(always)]
+                |lane, at, values| {
+                    let bias = bias[self.channel + lane];
+                    to[lane * plane + at..].iter_mut().zip(values).for_each(|(to, &x)| *to = x + bias);
+                },
+            ),
+            Start::Keep => blocks::write(
+                simd,
+                self.block,
+                self.count,
+                self.window,
+                #[inline(always)]
+                |lane, at, values| {
+                    to[lane * plane + at..].iter_mut().zip(values).for_each(|(to, &x)| *to += x);
+                },
+            ),
+        }
+    }
+}
+
+impl<const M: usize, const T: usize, F: Transform<M, T>> WriteTiles<'_, F, M, T> {
+    #[inline(always)]
+    fn transform<S: Simd>(&mut self, simd: S) {
+        let vectors = LANES / S::F32_LANES;
+        let (tile_stride, point_stride) = (self.tile_stride / S::F32_LANES, self.point_stride / S::F32_LANES);
+        let row = self.window.size[1] * vectors;
+        let (products, _) = S::as_simd_f32s(self.products);
+        let (block, _) = S::as_mut_simd_f32s(&mut *self.block);
+        for i in 0..self.grid[0] {
+            for j in 0..self.grid[1] {
+                let at = (i * self.grid[1] + j) * tile_stride;
+                let tile = &mut block[i * M * row + j * M * vectors..];
+                for v in 0..vectors {
+                    both_axes::<S, T, M>(
+                        simd,
+                        #[inline(always)]
+                        |m| F::output(simd, m),
+                        #[inline(always)]
+                        |r, c| products[(r * T + c) * point_stride + at + v],
+                        #[inline(always)]
+                        |r, c, x| tile[r * row + c * vectors + v] = x,
+                    );
+                }
+            }
+        }
+    }
+}

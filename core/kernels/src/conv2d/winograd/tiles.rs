@@ -1,0 +1,108 @@
+//! How images are cut into tiles, and tiles into chunks that stay in the second-level cache.
+
+use std::ops::Range;
+
+use super::super::geometry::Geometry;
+use super::blocks::{LANES, Window};
+
+/// Tiles of a chunk, about: enough to use a transformed weight many times, few enough to stay in the cache.
+const CHUNK: usize = 64;
+
+/// The tiles of `M×M` outputs of each image.
+#[derive(Clone, Copy)]
+pub(super) struct Tiling {
+    /// `M`.
+    side: usize,
+    /// Rows and columns of tiles in an image.
+    count: [usize; 2],
+    input: [usize; 2],
+    output: [usize; 2],
+    /// Top and left.
+    padding: [usize; 2],
+}
+
+/// The same rows of tiles of some images: either all rows, or some rows of one image.
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    pub images: Range<usize>,
+    rows: Range<usize>,
+    columns: usize,
+}
+
+impl Tiling {
+    pub(super) fn new(geometry: &Geometry, side: usize) -> Self {
+        let [top, left, ..] = geometry.padding;
+        let count = geometry.output.map(|len| len.div_ceil(side));
+        Tiling { side, count, input: geometry.input, output: geometry.output, padding: [top, left] }
+    }
+
+    /// Images of a chunk.
+    pub(super) fn images_together(&self) -> usize {
+        (CHUNK / (self.count[0] * self.count[1])).max(1)
+    }
+
+    /// Rows of tiles of a chunk.
+    fn rows_together(&self) -> usize {
+        (CHUNK / self.count[1]).clamp(1, self.count[0])
+    }
+
+    /// Tiles of the largest chunk.
+    pub(super) fn largest_chunk(&self) -> usize {
+        self.images_together() * self.rows_together() * self.count[1]
+    }
+
+    /// Chunks of these images, in order.
+    pub(super) fn chunks(self, images: Range<usize>) -> impl Iterator<Item = Chunk> {
+        let (together, step, [rows, columns]) = (self.images_together(), self.rows_together(), self.count);
+        images.clone().step_by(together).flat_map(move |first| {
+            let images = first..images.end.min(first + together);
+            (0..rows).step_by(step).map(move |row| Chunk {
+                images: images.clone(),
+                rows: row..rows.min(row + step),
+                columns,
+            })
+        })
+    }
+
+    /// The inputs that a chunk's tiles read: its outputs, and two rows and columns more.
+    pub(super) fn input_window(&self, chunk: &Chunk) -> Window {
+        Window {
+            image: self.input,
+            row: chunk.rows.start * self.side,
+            margin: self.padding,
+            size: [chunk.rows.len() * self.side + 2, self.count[1] * self.side + 2],
+        }
+    }
+
+    /// The outputs of a chunk's tiles.
+    pub(super) fn output_window(&self, chunk: &Chunk) -> Window {
+        Window {
+            image: self.output,
+            row: chunk.rows.start * self.side,
+            margin: [0, 0],
+            size: [chunk.rows.len() * self.side, self.count[1] * self.side],
+        }
+    }
+
+    /// Elements of the largest block of channels, input or output.
+    pub(super) fn block_len(&self) -> usize {
+        (self.rows_together() * self.side + 2) * (self.count[1] * self.side + 2) * LANES
+    }
+}
+
+impl Chunk {
+    /// Rows and columns of tiles in each image.
+    pub(super) fn grid(&self) -> [usize; 2] {
+        [self.rows.len(), self.columns]
+    }
+
+    /// Tiles of each image.
+    pub(super) fn tiles_per_image(&self) -> usize {
+        self.rows.len() * self.columns
+    }
+
+    /// Tiles of all images.
+    pub(super) fn tiles(&self) -> usize {
+        self.images.len() * self.tiles_per_image()
+    }
+}

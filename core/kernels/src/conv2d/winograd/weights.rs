@@ -1,0 +1,136 @@
+//! Transformed kernels `G g Gᵀ`, in panels for the matrix product.
+
+use pulp::{Simd, WithSimd};
+
+use super::blocks::{self, LANES};
+use super::stride;
+use super::transform::{Transform, both_axes};
+use crate::Threads;
+use crate::threads::ScratchGuard;
+
+/// The weight of a convolution, `[K, C, 3, 3]`, as it is or as its input's gradient needs it.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Kernels<'a> {
+    pub data: &'a [f32],
+    /// The second axis, `C`.
+    pub channels: usize,
+    /// Exchange the first two axes and turn each kernel by 180°.
+    pub turned: bool,
+}
+
+/// Transformed kernels, `[panels, T·T points, depth, width]`: the lanes of a panel are output channels.
+pub(super) struct Weights<'a> {
+    data: ScratchGuard<'a>,
+    points: usize,
+    /// Lanes of a panel, a multiple of [`LANES`].
+    pub width: usize,
+    /// Input channels, rounded up to whole blocks.
+    pub depth: usize,
+}
+
+impl Kernels<'_> {
+    /// Output and input channels of the convolution made with them.
+    fn sizes(&self) -> [usize; 2] {
+        let rows = self.data.len() / (9 * self.channels).max(1);
+        if self.turned { [self.channels, rows] } else { [rows, self.channels] }
+    }
+
+    /// The kernels from up to 16 input channels from `c` on to `count` output channels from `k` on:
+    /// `taps[9·channel + tap][lane]`, zero beyond the last of either.
+    #[inline(always)]
+    fn read<S: Simd>(&self, simd: S, k: usize, count: usize, c: usize, taps: &mut [f32; 9 * LANES * LANES]) {
+        let (row, inputs) = (9 * self.channels, LANES.min(self.sizes()[1] - c));
+        if count < LANES || inputs < LANES {
+            taps.fill(0.0);
+        }
+        let mut columns = [0.0; LANES * LANES];
+        if self.turned {
+            for (i, taps) in taps.chunks_exact_mut(9 * LANES).enumerate().take(inputs) {
+                blocks::columns(simd, &self.data[(c + i) * row + 9 * k..], 9, count, &mut columns);
+                for (tap, column) in taps.chunks_exact_mut(LANES).rev().zip(columns.chunks_exact(LANES)) {
+                    tap.copy_from_slice(column);
+                }
+            }
+        } else {
+            let used = &mut taps[..9 * inputs * LANES];
+            for (i, taps) in used.chunks_mut(LANES * LANES).enumerate() {
+                blocks::columns(simd, &self.data[k * row + 9 * c + i * LANES..], row, count, &mut columns);
+                taps.copy_from_slice(&columns[..taps.len()]);
+            }
+        }
+    }
+}
+
+impl<'a> Weights<'a> {
+    /// Transforms every kernel; `widest` is the widest panel the product can read.
+    pub(super) fn new<const M: usize, const T: usize, F: Transform<M, T>>(
+        threads: &'a Threads,
+        kernels: Kernels<'_>,
+        transform: F,
+        widest: usize,
+    ) -> Self {
+        let [outputs, inputs] = kernels.sizes();
+        let (lanes, depth) = (outputs.next_multiple_of(LANES), inputs.next_multiple_of(LANES));
+        let width = widest.min(lanes);
+        let panel = T * T * stride(depth * width);
+        let mut data = threads.scratch(lanes.div_ceil(width) * panel);
+        threads.for_each_chunk(&mut data, panel, |i, data| {
+            pulp::Arch::new().dispatch(Panel { kernels, transform, first: i * width, width, depth, data });
+        });
+        Weights { data, points: T * T, width, depth }
+    }
+
+    /// Lanes of one panel at one point, `[depth, width]`.
+    pub(super) fn panel(&self, panel: usize, point: usize) -> &[f32] {
+        let len = self.depth * self.width;
+        &self.data[(panel * self.points + point) * stride(len)..][..len]
+    }
+}
+
+/// One panel of transformed kernels.
+struct Panel<'a, F, const M: usize, const T: usize> {
+    kernels: Kernels<'a>,
+    transform: F,
+    /// First output channel.
+    first: usize,
+    width: usize,
+    depth: usize,
+    /// `[T·T, depth, width]`.
+    data: &'a mut [f32],
+}
+
+impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, F, M, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let outputs = self.kernels.sizes()[0];
+        let (to, _) = S::as_mut_simd_f32s(self.data);
+        let (vectors, point) = (LANES / S::F32_LANES, stride(self.depth * self.width) / S::F32_LANES);
+        let mut taps = [0.0; 9 * LANES * LANES];
+        for c in (0..self.depth).step_by(LANES) {
+            for lane in (0..self.width).step_by(LANES) {
+                let k = self.first + lane;
+                match outputs.checked_sub(k) {
+                    Some(left @ 1..) => self.kernels.read(simd, k, left.min(LANES), c, &mut taps),
+                    _ => taps.fill(0.0),
+                }
+                let (taps, _) = S::as_simd_f32s(&taps);
+                for (i, taps) in taps.chunks_exact(9 * vectors).enumerate() {
+                    for v in 0..vectors {
+                        let at = ((c + i) * self.width + lane) / S::F32_LANES + v;
+                        both_axes::<S, 3, T>(
+                            simd,
+                            #[inline(always)]
+                            |g| F::kernel(simd, g),
+                            #[inline(always)]
+                            |i, j| taps[(3 * i + j) * vectors + v],
+                            #[inline(always)]
+                            |i, j, u| to[(i * T + j) * point + at] = u,
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
