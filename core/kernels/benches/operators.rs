@@ -22,7 +22,7 @@ const BATCH: usize = 32;
 const MODE: Mode = Mode::Train { seed: 1 };
 
 /// Input channels, output channels, height and width, kernel, groups, stride.
-const CONVOLUTIONS: [[usize; 6]; 9] = [
+const CONVOLUTIONS: [[usize; 6]; 14] = [
     [64, 64, 32, 3, 1, 1],
     [128, 128, 16, 3, 1, 1],
     [256, 256, 8, 3, 1, 1],
@@ -32,6 +32,11 @@ const CONVOLUTIONS: [[usize; 6]; 9] = [
     [3, 64, 32, 3, 1, 1],
     [64, 64, 28, 3, 1, 1],
     [64, 64, 32, 3, 64, 1],
+    [3, 64, 112, 7, 1, 2],
+    [64, 128, 32, 1, 1, 2],
+    [16, 64, 16, 1, 1, 1],
+    [32, 256, 8, 1, 1, 1],
+    [64, 512, 4, 1, 1, 1],
 ];
 
 fn main() {

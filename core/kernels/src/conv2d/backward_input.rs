@@ -99,8 +99,7 @@ fn group_columns(
     let step = (COLUMNS / columns.len()).next_multiple_of(MAX_WIDTH).min(rows);
     let mut scratch = threads.scratch(gemm::scratch_len(kernel, step, k));
     let mut made = threads.scratch(columns.len() * step);
-    let [height, width] = geometry.padded();
-    let image_stride = piece.channels.len() * height * width;
+    let image_stride = piece.channels.len() * geometry.padded()[0] * geometry.row_len();
     let mut padded = threads.scratch(piece.images.len() * image_stride);
     padded.fill(0.0);
     for row in (0..rows).step_by(step) {
@@ -115,19 +114,22 @@ fn group_columns(
 
 /// Copies (or adds) the padded planes of one group, without their padding, to the piece.
 fn crop(geometry: &Geometry, padded: &[f32], piece: &mut Piece<'_>, group: usize, accumulate: bool) {
-    let ([height, width], [h, w]) = (geometry.padded(), geometry.input);
-    let [top, left, ..] = geometry.padding;
+    let ([height, _], [h, w], width) = (geometry.padded(), geometry.input, geometry.row_len());
+    let ([top, left, ..], across) = (geometry.padding, geometry.stride[1]);
     let (channels, plane) = (piece.channels.len(), geometry.input_plane());
     let image = piece.groups.len() * channels * plane;
     for (p, from) in padded.chunks(height * width).enumerate() {
         let at = p / channels * image + ((group - piece.groups.start) * channels + p % channels) * plane;
         let rows = piece.data[at..][..plane].chunks_mut(w).zip(from[top * width..].chunks(width)).take(h);
         for (to, from) in rows {
-            let from = &from[left..left + w];
-            if accumulate {
-                to.iter_mut().zip(from).for_each(|(to, &x)| *to += x);
-            } else {
-                to.copy_from_slice(from);
+            for first in 0..across.min(w) {
+                let from = &from[geometry.in_row(first + left)..];
+                let to = to[first..].iter_mut().step_by(across).zip(from);
+                if accumulate {
+                    to.for_each(|(to, &x)| *to += x);
+                } else {
+                    to.for_each(|(to, &x)| *to = x);
+                }
             }
         }
     }

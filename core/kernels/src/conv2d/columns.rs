@@ -9,7 +9,8 @@ use crate::gemm::{MAX_WIDTH, Panels, ROWS_STRIP};
 use crate::simd::vectorised;
 use crate::threads::ScratchGuard;
 
-/// Padded images of some channels of one group, `[images, channels, padded height, padded width]`.
+/// Padded images of some channels of one group, `[images, channels, padded height, row]`; for the order of a row's
+/// elements see [`Geometry::row_len`].
 pub(super) struct Images<'a> {
     geometry: &'a Geometry,
     data: Source<'a>,
@@ -17,7 +18,7 @@ pub(super) struct Images<'a> {
 }
 
 enum Source<'a> {
-    /// No padding: the input itself, from the first image's first channel.
+    /// No padding, stride 1: the input itself, from the first image's first channel.
     Input(&'a [f32]),
     Padded(ScratchGuard<'a>),
 }
@@ -33,15 +34,15 @@ impl<'a> Images<'a> {
     ) -> Self {
         let (plane, all) = (geometry.input_plane(), geometry.groups * geometry.inputs);
         let from = |image: usize| &x[((image * all + channels.start) * plane).min(x.len())..];
-        if geometry.padding == [0; 4] {
+        if geometry.padding == [0; 4] && geometry.stride[1] == 1 {
             let data = Source::Input(from(images.start));
             return Images { geometry, data, image_stride: all * plane };
         }
-        let [height, width] = geometry.padded();
-        let image_stride = channels.len() * height * width;
+        let padded_plane = geometry.padded()[0] * geometry.row_len();
+        let image_stride = channels.len() * padded_plane;
         let mut padded = threads.scratch(images.len() * image_stride);
         for (image, padded) in images.zip(padded.chunks_mut(image_stride.max(1))) {
-            let planes = from(image).chunks(plane).zip(padded.chunks_mut(height * width));
+            let planes = from(image).chunks(plane).zip(padded.chunks_mut(padded_plane));
             planes.for_each(|(from, to)| pad(geometry, from, to));
         }
         Images { geometry, data: Source::Padded(padded), image_stride }
@@ -66,15 +67,31 @@ impl Panels for Images<'_> {
     }
 }
 
-/// Copies a plane into a padded one and zeroes the padding.
-pub(super) fn pad(geometry: &Geometry, from: &[f32], to: &mut [f32]) {
-    let [_, width] = geometry.padded();
-    let [top, left, ..] = geometry.padding;
-    let [height, len] = geometry.input;
-    to.fill(0.0);
-    if len > 0 {
-        let rows = to[top * width..].chunks_mut(width).zip(from.chunks(len)).take(height);
-        rows.for_each(|(to, from)| to[left..left + len].copy_from_slice(from));
+vectorised! {
+    /// Copies what is read of a plane into a padded one and zeroes the padding.
+    fn pad<'a>(geometry: &'a Geometry, from: &'a [f32], to: &'a mut [f32]) -> () {
+        let ([top, left, ..], width, across) = (geometry.padding, geometry.row_len(), geometry.stride[1]);
+        if geometry.padding != [0; 4] {
+            to.fill(0.0);
+        }
+        let rows = to[top * width..].chunks_mut(width).zip(from.chunks(geometry.input[1].max(1)));
+        for (row, (to, from)) in rows.take(geometry.input[0]).enumerate() {
+            match across {
+                1 => to[left..left + from.len()].copy_from_slice(from),
+                _ if !geometry.reads(0, row + top) => {}
+                _ => {
+                    for first in (0..across.min(from.len())).filter(|c| geometry.reads(1, c + left)) {
+                        let to = to[geometry.in_row(first + left)..].iter_mut();
+                        if across == 2 {
+                            // A step known to the compiler.
+                            to.zip(from[first..].iter().step_by(2)).for_each(|(to, &x)| *to = x);
+                        } else {
+                            to.zip(from[first..].iter().step_by(across)).for_each(|(to, &x)| *to = x);
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -94,25 +111,25 @@ struct Runs {
 
 impl Runs {
     fn new(geometry: &Geometry, rows: Range<usize>, image_stride: usize) -> Self {
-        let ([_, ow], plane, width) = (geometry.output, geometry.output_plane(), geometry.padded()[1]);
-        let [down, across] = geometry.stride;
+        let ([_, ow], plane, width) = (geometry.output, geometry.output_plane(), geometry.row_len());
+        let down = geometry.stride[0];
         let mut runs = Runs { runs: [Run::default(); MAX_WIDTH], count: 0 };
         let mut row = rows.start;
         while row < rows.end {
             let (image, position) = (row / plane, row % plane);
             let (y, x) = (position / ow, position % ow);
             let len = (ow - x).min(rows.end - row);
-            let start = image * image_stride + y * down * width + x * across;
-            runs.push(Run { start, len }, across);
+            let start = image * image_stride + y * down * width + x;
+            runs.push(Run { start, len });
             row += len;
         }
         runs
     }
 
     /// Appends a run, or lengthens the last one where it goes on (a 1×1 kernel without padding).
-    fn push(&mut self, run: Run, stride: usize) {
+    fn push(&mut self, run: Run) {
         match self.runs[..self.count].last_mut() {
-            Some(last) if last.start + last.len * stride == run.start && stride == 1 => last.len += run.len,
+            Some(last) if last.start + last.len == run.start => last.len += run.len,
             _ => {
                 self.runs[self.count] = run;
                 self.count += 1;
@@ -156,7 +173,6 @@ impl Iterator for Taps<'_> {
     fn next(&mut self) -> Option<usize> {
         self.left = self.left.checked_sub(1)?;
         let g = self.geometry;
-        let [height, width] = g.padded();
         let [channel, y, x] = self.at;
         self.at[2] += 1;
         if self.at[2] == g.kernel[1] {
@@ -165,7 +181,8 @@ impl Iterator for Taps<'_> {
                 self.at = [channel + 1, 0, 0];
             }
         }
-        Some((channel * height + y * g.dilation[0]) * width + x * g.dilation[1])
+        let row = channel * g.padded()[0] + y * g.dilation[0];
+        Some(row * g.row_len() + g.in_row(x * g.dilation[1]))
     }
 }
 
@@ -179,27 +196,17 @@ vectorised! {
         out: &'a mut [f32],
     ) -> () {
         let taps = Taps::new(geometry, depth).zip(out.chunks_mut(width));
-        match (geometry.stride[1], runs.common_len()) {
-            (1, 64) => pack_runs::<64>(runs, taps, data),
-            (1, 32) => pack_runs::<32>(runs, taps, data),
-            (1, 16) => pack_runs::<16>(runs, taps, data),
-            (1, 8) => pack_runs::<8>(runs, taps, data),
-            (1, 4) => pack_runs::<4>(runs, taps, data),
-            (1, _) => {
+        match runs.common_len() {
+            64 => pack_runs::<64>(runs, taps, data),
+            32 => pack_runs::<32>(runs, taps, data),
+            16 => pack_runs::<16>(runs, taps, data),
+            8 => pack_runs::<8>(runs, taps, data),
+            4 => pack_runs::<4>(runs, taps, data),
+            _ => {
                 for (tap, mut line) in taps {
                     for run in runs.get() {
                         let (to, rest) = line.split_at_mut(run.len);
                         to.copy_from_slice(&data[run.start + tap..][..run.len]);
-                        line = rest;
-                    }
-                }
-            }
-            (stride, _) => {
-                for (tap, mut line) in taps {
-                    for run in runs.get() {
-                        let (to, rest) = line.split_at_mut(run.len);
-                        let from = data[run.start + tap..].iter().step_by(stride);
-                        to.iter_mut().zip(from).for_each(|(to, &x)| *to = x);
                         line = rest;
                     }
                 }
@@ -247,16 +254,10 @@ vectorised! {
         pitch: usize,
         images: &'a mut [f32],
     ) -> () {
-        let stride = geometry.stride[1];
         for (tap, mut line) in Taps::new(geometry, 0..columns.len().div_ceil(pitch)).zip(columns.chunks(pitch)) {
             for run in runs.get() {
                 let (from, rest) = line.split_at(run.len);
-                let to = &mut images[run.start + tap..];
-                if stride == 1 {
-                    to.iter_mut().zip(from).for_each(|(to, &x)| *to += x);
-                } else {
-                    to.iter_mut().step_by(stride).zip(from).for_each(|(to, &x)| *to += x);
-                }
+                images[run.start + tap..].iter_mut().zip(from).for_each(|(to, &x)| *to += x);
                 line = rest;
             }
         }

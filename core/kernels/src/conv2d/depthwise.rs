@@ -92,7 +92,7 @@ impl<'a> Padded<'a> {
 
     fn new(threads: &'a Threads, geometry: &Geometry, plane: &[f32]) -> Self {
         let mut padded = Self::zeros(threads, geometry);
-        super::columns::pad(geometry, &plane[..geometry.input_plane()], &mut padded.data);
+        pad(geometry, &plane[..geometry.input_plane()], &mut padded.data);
         padded
     }
 }
@@ -174,5 +174,17 @@ vectorised! {
                 dw[tap] += lanes.iter().sum::<f32>() + tail;
             });
         }
+    }
+}
+
+/// Copies a plane into a padded one and zeroes the padding.
+fn pad(geometry: &Geometry, from: &[f32], to: &mut [f32]) {
+    let [_, width] = geometry.padded();
+    let [top, left, ..] = geometry.padding;
+    let [height, len] = geometry.input;
+    to.fill(0.0);
+    if len > 0 {
+        let rows = to[top * width..].chunks_mut(width).zip(from.chunks(len)).take(height);
+        rows.for_each(|(to, from)| to[left..left + len].copy_from_slice(from));
     }
 }

@@ -98,6 +98,24 @@ impl Geometry {
         [self.input[0] + top + bottom, self.input[1] + left + right]
     }
 
+    /// Elements of a padded row, whose columns lie sorted by their remainder modulo the stride: those that one tap reads
+    /// for consecutive outputs then follow each other.
+    pub(super) fn row_len(&self) -> usize {
+        self.padded()[1].next_multiple_of(self.stride[1])
+    }
+
+    /// Where a padded column lies in its row.
+    pub(super) fn in_row(&self, column: usize) -> usize {
+        let across = self.stride[1];
+        column % across * (self.row_len() / across) + column / across
+    }
+
+    /// Whether any window reads this padded row (axis 0) or column (1).
+    pub(super) fn reads(&self, axis: usize, at: usize) -> bool {
+        let stride = self.stride[axis];
+        (0..self.kernel[axis].min(stride)).any(|tap| tap * self.dilation[axis] % stride == at % stride)
+    }
+
     /// Elements of a kernel plane.
     pub(super) fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]

@@ -137,9 +137,10 @@ impl Conv2d {
     fn forward_by(&self, way: Option<Way>, pass: Forward<'_>) {
         let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
         let (weight, threads, y) = (pass.params[0].data(), pass.threads, pass.output.data);
+        let images = pass.inputs[0].shape.dims()[0];
         let start = pass.params.get(1).map_or(Start::Zero, |bias| Start::Bias(bias.data()));
         let kernels = Kernels { data: weight, channels: geometry.inputs, turned: false };
-        match way.unwrap_or_else(|| Way::forward(&geometry)) {
+        match way.unwrap_or_else(|| Way::of(&geometry, images)) {
             Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, start, y),
             Way::Columns => forward::forward(threads, &geometry, x, weight, start, y),
             Way::Winograd2 => winograd::convolve(threads, &geometry, x, kernels, F2, start, y),
@@ -151,8 +152,9 @@ impl Conv2d {
     fn backward_by(&self, way: Option<Way>, pass: Backward<'_>) {
         let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
         let (weight, dy, threads) = (pass.params[0].data(), pass.grad_output.data, pass.threads);
+        let way = way.unwrap_or_else(|| Way::of(&geometry, pass.inputs[0].shape.dims()[0]));
         if let Some(dx) = &mut pass.grad_inputs[0] {
-            match way.unwrap_or_else(|| Way::backward_input(&geometry)) {
+            match way {
                 Way::Depthwise => depthwise::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Columns => backward_input::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Winograd2 => winograd::backward_input(threads, &geometry, dy, weight, F2, dx),
@@ -162,7 +164,7 @@ impl Conv2d {
         let [dw, db @ ..] = pass.grad_params else { return };
         if !dw.data().is_empty() {
             let dw = dw.data_mut();
-            match way.unwrap_or_else(|| Way::backward_weight(&geometry)) {
+            match way {
                 Way::Depthwise => depthwise::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Columns => backward_weight::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Winograd2 => winograd::backward_weight(threads, &geometry, x, dy, F2, dw),

@@ -3,6 +3,12 @@
 use super::geometry::Geometry;
 use super::winograd;
 
+/// Channels below which Winograd's vectors, of 16 channels, would be half empty.
+const FEW: usize = 16;
+
+/// Transformed weights that no cache holds (32 MiB).
+const CACHED: f64 = (8 << 20) as f64;
+
 /// A way to compute one pass of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -20,29 +26,40 @@ impl Way {
     /// Every way, for tests and measurements.
     pub const ALL: [Way; 4] = [Way::Depthwise, Way::Columns, Way::Winograd2, Way::Winograd4];
 
-    /// The way of the forward pass.
-    pub(super) fn forward(geometry: &Geometry) -> Way {
-        Way::of(geometry)
-    }
-
-    /// The way of the input's gradient.
-    pub(super) fn backward_input(geometry: &Geometry) -> Way {
-        Way::of(geometry)
-    }
-
-    /// The way of the weight's gradient.
-    pub(super) fn backward_weight(geometry: &Geometry) -> Way {
-        Way::of(geometry)
-    }
-
-    fn of(geometry: &Geometry) -> Way {
+    /// The way for each pass of a convolution of `images` images.
+    pub(super) fn of(geometry: &Geometry, images: usize) -> Way {
         if geometry.is_depthwise() {
-            Way::Depthwise
-        } else if winograd::serves(geometry) && geometry.inputs.min(geometry.outputs) >= 16 {
-            Way::Winograd4
-        } else {
-            Way::Columns
+            return Way::Depthwise;
         }
+        if !winograd::serves(geometry) || geometry.inputs.min(geometry.outputs) < FEW {
+            return Way::Columns;
+        }
+        let ways = [Way::Columns, Way::Winograd2, Way::Winograd4];
+        let cost = |way: &Way| way.cost(geometry, images);
+        ways.into_iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("there are three")
+    }
+
+    /// Time of a 3×3 convolution, forward or backward, in multiply-adds of a product in the cache.
+    ///
+    /// The constants are fitted to `cargo bench -p asymflow-kernels -- ways`, all three passes together (AVX-512); over
+    /// those shapes the choice by this cost is on average 2.5 % slower than the best.
+    fn cost(self, geometry: &Geometry, images: usize) -> f64 {
+        let [c, k] = [geometry.inputs, geometry.outputs].map(|n| n as f64);
+        let tiles = |side: usize| {
+            let [rows, columns] = geometry.output.map(|len| len.div_ceil(side));
+            (images * rows * columns) as f64
+        };
+        let (points, tiles) = match self {
+            Way::Depthwise | Way::Columns => {
+                let positions = tiles(1);
+                return 9.0 * (positions * c * k + 15.0 * c * k + 12.0 * positions * c);
+            }
+            Way::Winograd2 => (16.0, tiles(2)),
+            Way::Winograd4 => (36.0, tiles(4)),
+        };
+        // Transformed weights are written and read once; beyond the caches that is at the memory's speed.
+        let beyond = (points * c * k / CACHED).min(1.0);
+        points * (1.45 * tiles * c * k + (14.0 + 75.0 * beyond) * c * k + 17.0 * tiles * (c + k))
     }
 
     /// Whether this way can compute a convolution at all.

@@ -88,7 +88,7 @@ fn three_by_three() -> impl Strategy<Value = (Conv2d, [usize; 4])> {
 }
 
 proptest! {
-    #![proptest_config(cases(60))]
+    #![proptest_config(cases(24))]
 
     #[test]
     fn winograd_agrees_with_the_twin((op, input) in three_by_three(), threads in 1..4usize) {

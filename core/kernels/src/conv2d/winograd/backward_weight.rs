@@ -186,7 +186,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for WriteKerne
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let vectors = LANES / S::F32_LANES;
+        let (transform, vectors) = (self.transform, LANES / S::F32_LANES);
         let (width, point) = (self.width / S::F32_LANES, self.point_stride / S::F32_LANES);
         {
             let (sums, _) = S::as_simd_f32s(self.sums);
@@ -196,7 +196,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for WriteKerne
                     both_axes::<S, T, 3>(
                         simd,
                         #[inline(always)]
-                        |u| F::kernel_adjoint(simd, u),
+                        |u| transform.kernel_adjoint(simd, u),
                         #[inline(always)]
                         |i, j| sums[(i * T + j) * point + c * width + v],
                         #[inline(always)]

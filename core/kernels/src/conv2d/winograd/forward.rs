@@ -197,7 +197,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for WriteTiles
 impl<const M: usize, const T: usize, F: Transform<M, T>> WriteTiles<'_, F, M, T> {
     #[inline(always)]
     fn transform<S: Simd>(&mut self, simd: S) {
-        let vectors = LANES / S::F32_LANES;
+        let (transform, vectors) = (self.transform, LANES / S::F32_LANES);
         let (tile_stride, point_stride) = (self.tile_stride / S::F32_LANES, self.point_stride / S::F32_LANES);
         let row = self.window.size[1] * vectors;
         let (products, _) = S::as_simd_f32s(self.products);
@@ -210,7 +210,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WriteTiles<'_, F, M, T>
                     both_axes::<S, T, M>(
                         simd,
                         #[inline(always)]
-                        |m| F::output(simd, m),
+                        |m| transform.output(simd, m),
                         #[inline(always)]
                         |r, c| products[(r * T + c) * point_stride + at + v],
                         #[inline(always)]

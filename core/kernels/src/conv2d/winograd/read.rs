@@ -40,7 +40,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for ReadTiles<
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         blocks::read(simd, self.planes, self.plane, self.count, self.window, self.block);
-        let vectors = LANES / S::F32_LANES;
+        let (transform, vectors) = (self.transform, LANES / S::F32_LANES);
         let (block, _) = S::as_simd_f32s(&*self.block);
         let (to, _) = S::as_mut_simd_f32s(self.to);
         let (tile_stride, point_stride) = (self.tile_stride / S::F32_LANES, self.point_stride / S::F32_LANES);
@@ -54,7 +54,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for ReadTiles<
                         Source::Input => both_axes::<S, T, T>(
                             simd,
                             #[inline(always)]
-                            |d| F::input(simd, d),
+                            |d| transform.input(simd, d),
                             #[inline(always)]
                             |r, c| tile[r * row + c * vectors + v],
                             #[inline(always)]
@@ -63,7 +63,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for ReadTiles<
                         Source::OutputGradient => both_axes::<S, M, T>(
                             simd,
                             #[inline(always)]
-                            |dy| F::output_adjoint(simd, dy),
+                            |dy| transform.output_adjoint(simd, dy),
                             #[inline(always)]
                             |r, c| tile[r * row + c * vectors + v],
                             #[inline(always)]

@@ -10,15 +10,15 @@ pub(in super::super) trait Transform<const M: usize, const T: usize>:
     Copy + Send + Sync
 {
     /// `Bᵀ d`.
-    fn input<S: Simd>(simd: S, d: [S::f32s; T]) -> [S::f32s; T];
+    fn input<S: Simd>(self, simd: S, d: [S::f32s; T]) -> [S::f32s; T];
     /// `Aᵀ m`.
-    fn output<S: Simd>(simd: S, m: [S::f32s; T]) -> [S::f32s; M];
+    fn output<S: Simd>(self, simd: S, m: [S::f32s; T]) -> [S::f32s; M];
     /// `A y`.
-    fn output_adjoint<S: Simd>(simd: S, y: [S::f32s; M]) -> [S::f32s; T];
+    fn output_adjoint<S: Simd>(self, simd: S, y: [S::f32s; M]) -> [S::f32s; T];
     /// `G g`.
-    fn kernel<S: Simd>(simd: S, g: [S::f32s; 3]) -> [S::f32s; T];
+    fn kernel<S: Simd>(self, simd: S, g: [S::f32s; 3]) -> [S::f32s; T];
     /// `Gᵀ u`.
-    fn kernel_adjoint<S: Simd>(simd: S, u: [S::f32s; T]) -> [S::f32s; 3];
+    fn kernel_adjoint<S: Simd>(self, simd: S, u: [S::f32s; T]) -> [S::f32s; 3];
 }
 
 /// `F(2×2, 3×3)`: 2.25 times fewer products. Points 0, ±1, ∞.
@@ -27,29 +27,29 @@ pub(in super::super) struct F2;
 
 impl Transform<2, 4> for F2 {
     #[inline(always)]
-    fn input<S: Simd>(simd: S, [d0, d1, d2, d3]: [S::f32s; 4]) -> [S::f32s; 4] {
+    fn input<S: Simd>(self, simd: S, [d0, d1, d2, d3]: [S::f32s; 4]) -> [S::f32s; 4] {
         [simd.sub_f32s(d0, d2), simd.add_f32s(d1, d2), simd.sub_f32s(d2, d1), simd.sub_f32s(d3, d1)]
     }
 
     #[inline(always)]
-    fn output<S: Simd>(simd: S, [m0, m1, m2, m3]: [S::f32s; 4]) -> [S::f32s; 2] {
+    fn output<S: Simd>(self, simd: S, [m0, m1, m2, m3]: [S::f32s; 4]) -> [S::f32s; 2] {
         [simd.add_f32s(m0, simd.add_f32s(m1, m2)), simd.add_f32s(simd.sub_f32s(m1, m2), m3)]
     }
 
     #[inline(always)]
-    fn output_adjoint<S: Simd>(simd: S, [y0, y1]: [S::f32s; 2]) -> [S::f32s; 4] {
+    fn output_adjoint<S: Simd>(self, simd: S, [y0, y1]: [S::f32s; 2]) -> [S::f32s; 4] {
         [y0, simd.add_f32s(y0, y1), simd.sub_f32s(y0, y1), y1]
     }
 
     #[inline(always)]
-    fn kernel<S: Simd>(simd: S, [g0, g1, g2]: [S::f32s; 3]) -> [S::f32s; 4] {
+    fn kernel<S: Simd>(self, simd: S, [g0, g1, g2]: [S::f32s; 3]) -> [S::f32s; 4] {
         let half = simd.splat_f32s(0.5);
         let (even, odd) = (simd.mul_f32s(half, simd.add_f32s(g0, g2)), simd.mul_f32s(half, g1));
         [g0, simd.add_f32s(even, odd), simd.sub_f32s(even, odd), g2]
     }
 
     #[inline(always)]
-    fn kernel_adjoint<S: Simd>(simd: S, [u0, u1, u2, u3]: [S::f32s; 4]) -> [S::f32s; 3] {
+    fn kernel_adjoint<S: Simd>(self, simd: S, [u0, u1, u2, u3]: [S::f32s; 4]) -> [S::f32s; 3] {
         let half = simd.splat_f32s(0.5);
         let even = simd.mul_f32s(half, simd.add_f32s(u1, u2));
         let odd = simd.mul_f32s(half, simd.sub_f32s(u1, u2));
@@ -76,7 +76,7 @@ const NQ: f32 = 1.0 / (2.0 * QQ * (QQ - PP));
 
 impl Transform<4, 6> for F4 {
     #[inline(always)]
-    fn input<S: Simd>(simd: S, [d0, d1, d2, d3, d4, d5]: [S::f32s; 6]) -> [S::f32s; 6] {
+    fn input<S: Simd>(self, simd: S, [d0, d1, d2, d3, d4, d5]: [S::f32s; 6]) -> [S::f32s; 6] {
         let (even_p, odd_p) = (axpy(simd, -QQ, d2, d4), axpy(simd, -QQ, d1, d3));
         let (even_q, odd_q) = (axpy(simd, -PP, d2, d4), axpy(simd, -PP, d1, d3));
         [
@@ -90,7 +90,7 @@ impl Transform<4, 6> for F4 {
     }
 
     #[inline(always)]
-    fn output<S: Simd>(simd: S, [m0, m1, m2, m3, m4, m5]: [S::f32s; 6]) -> [S::f32s; 4] {
+    fn output<S: Simd>(self, simd: S, [m0, m1, m2, m3, m4, m5]: [S::f32s; 6]) -> [S::f32s; 4] {
         let (even_p, odd_p) = (simd.add_f32s(m1, m2), simd.sub_f32s(m1, m2));
         let (even_q, odd_q) = (simd.add_f32s(m3, m4), simd.sub_f32s(m3, m4));
         [
@@ -102,7 +102,7 @@ impl Transform<4, 6> for F4 {
     }
 
     #[inline(always)]
-    fn output_adjoint<S: Simd>(simd: S, [y0, y1, y2, y3]: [S::f32s; 4]) -> [S::f32s; 6] {
+    fn output_adjoint<S: Simd>(self, simd: S, [y0, y1, y2, y3]: [S::f32s; 4]) -> [S::f32s; 6] {
         let (even_p, odd_p) = (axpy(simd, PP, y2, y0), axpy(simd, P * PP, y3, scale(simd, P, y1)));
         let (even_q, odd_q) = (axpy(simd, QQ, y2, y0), axpy(simd, Q * QQ, y3, scale(simd, Q, y1)));
         [
@@ -116,7 +116,7 @@ impl Transform<4, 6> for F4 {
     }
 
     #[inline(always)]
-    fn kernel<S: Simd>(simd: S, [g0, g1, g2]: [S::f32s; 3]) -> [S::f32s; 6] {
+    fn kernel<S: Simd>(self, simd: S, [g0, g1, g2]: [S::f32s; 3]) -> [S::f32s; 6] {
         let (even_p, odd_p) = (axpy(simd, NP * PP, g2, scale(simd, NP, g0)), scale(simd, NP * P, g1));
         let (even_q, odd_q) = (axpy(simd, NQ * QQ, g2, scale(simd, NQ, g0)), scale(simd, NQ * Q, g1));
         [
@@ -130,7 +130,7 @@ impl Transform<4, 6> for F4 {
     }
 
     #[inline(always)]
-    fn kernel_adjoint<S: Simd>(simd: S, [u0, u1, u2, u3, u4, u5]: [S::f32s; 6]) -> [S::f32s; 3] {
+    fn kernel_adjoint<S: Simd>(self, simd: S, [u0, u1, u2, u3, u4, u5]: [S::f32s; 6]) -> [S::f32s; 3] {
         let (even_p, odd_p) = (simd.add_f32s(u1, u2), simd.sub_f32s(u1, u2));
         let (even_q, odd_q) = (simd.add_f32s(u3, u4), simd.sub_f32s(u3, u4));
         [

@@ -106,6 +106,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, 
     fn with_simd<S: Simd>(self, simd: S) {
         let outputs = self.kernels.sizes()[0];
         let (to, _) = S::as_mut_simd_f32s(self.data);
+        let transform = self.transform;
         let (vectors, point) = (LANES / S::F32_LANES, stride(self.depth * self.width) / S::F32_LANES);
         let mut taps = [0.0; 9 * LANES * LANES];
         for c in (0..self.depth).step_by(LANES) {
@@ -122,7 +123,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, 
                         both_axes::<S, 3, T>(
                             simd,
                             #[inline(always)]
-                            |g| F::kernel(simd, g),
+                            |g| transform.kernel(simd, g),
                             #[inline(always)]
                             |i, j| taps[(3 * i + j) * vectors + v],
                             #[inline(always)]
