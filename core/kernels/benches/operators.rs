@@ -49,6 +49,9 @@ fn main() {
     if "conv2d".contains(&filter) {
         convolutions();
     }
+    if "small".contains(&filter) {
+        small_model();
+    }
     if "ways".contains(&filter) {
         ways();
     }
@@ -102,6 +105,47 @@ fn convolutions() {
             both / plain_both,
         );
     }
+}
+
+/// The operators of a small main model (ResNet-18 on CIFAR, rank 8), in microseconds: their sum is its training step.
+fn small_model() {
+    println!("\n{:<28}{:>6}{:>10}{:>10}{:>10}{:>10}{:>10}", "C, K, H, k, s", "times", "forward", "dx", "dw", "all", "GFLOP/s");
+    let convolutions = [
+        (4, [64, 16, 16, 3, 1]),
+        (4, [16, 64, 16, 1, 1]),
+        (1, [64, 32, 16, 3, 2]),
+        (4, [32, 256, 8, 1, 1]),
+        (3, [256, 32, 8, 3, 1]),
+        (1, [64, 256, 16, 1, 2]),
+        (1, [256, 64, 8, 3, 2]),
+        (4, [64, 512, 4, 1, 1]),
+        (3, [512, 64, 4, 3, 1]),
+        (1, [256, 512, 8, 1, 2]),
+    ];
+    let mut total = 0.0;
+    for (times, [c, k, h, kernel, stride]) in convolutions {
+        let op = Conv2d::new(c, k, kernel).padding(kernel / 2).stride(stride);
+        let name = format!("{c}, {k}, {h}, {kernel}, {stride}");
+        total += microseconds(&name, times, &op, &[BATCH, c, h, h]);
+    }
+    for (times, [c, h]) in [(4, [64, 16]), (5, [256, 8]), (5, [512, 4])] {
+        let shape = [BATCH, c, h, h];
+        total += microseconds(&format!("batch_norm2d {c}, {h}"), times, &BatchNorm2d::new(c), &shape);
+        total += microseconds(&format!("relu {c}, {h}"), times - 1, &Relu, &shape);
+    }
+    println!("{total:.0} microseconds in all");
+}
+
+fn microseconds(name: &str, times: usize, op: &dyn Operator, shape: &[usize]) -> f64 {
+    let mut case = Case::new(op, shape);
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let forward = micros(best(|| case.forward()));
+    let dx = micros(best(|| case.backward(true, false)));
+    let dw = micros(best(|| case.backward(false, true)));
+    let both = micros(best(|| (case.forward(), case.backward(true, true))));
+    let flops = 6.0 * op.macs(&[case.input.shape()]) as f64;
+    println!("{name:<28}{times:>6}{forward:>10.0}{dx:>10.0}{dw:>10.0}{both:>10.0}{:>10.1}", flops / both / 1e3);
+    times as f64 * both
 }
 
 /// Every way a 3×3 convolution can be computed, over channels and image sizes: what the rules of `conv2d::plan` rest on.
