@@ -1,29 +1,25 @@
-//! Forward and backward passes over a whole graph, in buffers allocated once.
+//! Forward and backward passes over a whole graph, in memory allocated once.
 
-use kernels::{Backward, Forward, GradInput, Mode, Saved, Threads};
-use model::{Graph, Parameters, ValueId};
-use tensor::{Tensor, View, ViewMut};
+use std::ops::Range;
 
+use kernels::{Backward, Forward, GradInput, MAX_INPUTS, Mode, Saved, SavedMut, Threads};
+use model::{Graph, Node, Parameters, ValueId};
+use tensor::{Shape, Tensor, View, ViewMut};
+
+use crate::plan::Plan;
 use crate::random::{Purpose, Stream};
+use crate::timeline::{Arena, Layout, Timeline};
 
-/// Runs one graph for batches of up to a fixed size; every buffer is allocated on construction.
+/// Runs one graph for batches of up to a fixed size; every buffer has its place in one arena, planned on construction.
 pub struct Executor {
     graph: Graph,
     batch: usize,
-    values: Vec<Tensor>,
-    saved: Vec<Saved>,
-    training: Option<Training>,
-}
-
-/// Most inputs an operator has.
-const MAX_INPUTS: usize = 2;
-
-/// What only the backward pass needs.
-struct Training {
+    plan: Plan<Range<usize>>,
+    arena: Arena,
+    /// Empty if made for inference.
     grad_params: Vec<Tensor>,
-    /// Gradient buffers, shared by values that are never needed at the same time.
-    slots: Vec<Vec<f32>>,
-    slot_of: Vec<usize>,
+    /// Which values have a gradient in the backward pass that runs.
+    written: Vec<bool>,
 }
 
 /// What a forward pass ran on, which its backward pass must know.
@@ -37,20 +33,46 @@ pub struct Pass {
 impl Executor {
     /// An executor for inference and for training.
     pub fn for_training(graph: Graph, batch: usize) -> Self {
-        let grad_params = graph.param_specs().into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
-        let (slot_of, lengths) = plan_gradient_slots(&graph, batch);
-        let slots = lengths.into_iter().map(|len| vec![0.0; len]).collect();
-        let training = Some(Training { grad_params, slots, slot_of });
-        Executor { training, ..Executor::for_inference(graph, batch) }
+        let (batch, mut timeline) = (batch.max(1), Timeline::default());
+        let mut plan = Plan::forward(&graph, batch, &mut timeline);
+        timeline.step("loss");
+        timeline.read(plan.output(&graph));
+        if let Some(grad_input) = plan.backward(&graph, batch, &mut timeline) {
+            timeline.step("end");
+            timeline.read(grad_input);
+        }
+        Executor::in_own_arena(graph, batch, &plan, &timeline.lay_out()).with_gradients()
     }
 
     /// An executor without gradients.
     pub fn for_inference(graph: Graph, batch: usize) -> Self {
-        let batch = batch.max(1);
-        let values = (0..graph.values()).map(|v| Tensor::zeros(graph.shape(ValueId(v), batch))).collect();
-        let saved_len = |n: usize| graph.nodes()[n].op.operator().saved_len(&graph.input_shapes(n, batch));
-        let saved = (0..graph.nodes().len()).map(|n| Saved::new(saved_len(n))).collect();
-        Executor { graph, batch, values, saved, training: None }
+        let (batch, mut timeline) = (batch.max(1), Timeline::default());
+        let plan = Plan::forward(&graph, batch, &mut timeline);
+        timeline.step("end");
+        timeline.read(plan.output(&graph));
+        Executor::in_own_arena(graph, batch, &plan, &timeline.lay_out())
+    }
+
+    /// An executor for a part of a longer run, planned by its caller; without memory until it is given some
+    /// ([`Executor::swap_arena`]).
+    ///
+    /// `plan` is that of `graph` and `batch`, in `layout`.
+    pub fn part_for_training(graph: Graph, batch: usize, plan: &Plan, layout: &Layout) -> Self {
+        Executor::new(graph, batch, plan, layout).with_gradients()
+    }
+
+    fn in_own_arena(graph: Graph, batch: usize, plan: &Plan, layout: &Layout) -> Self {
+        Executor { arena: layout.arena(), ..Executor::new(graph, batch, plan, layout) }
+    }
+
+    fn new(graph: Graph, batch: usize, plan: &Plan, layout: &Layout) -> Self {
+        let (plan, written) = (plan.placed(layout), vec![false; graph.values()]);
+        Executor { graph, batch, plan, arena: Arena::default(), grad_params: Vec::new(), written }
+    }
+
+    fn with_gradients(mut self) -> Self {
+        self.grad_params = self.graph.param_specs().into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
+        self
     }
 
     pub fn graph(&self) -> &Graph {
@@ -62,25 +84,34 @@ impl Executor {
         self.batch
     }
 
-    /// Bytes of all buffers.
-    pub fn bytes(&self) -> usize {
-        let values: usize = self.values.iter().map(|v| v.shape().len()).sum();
-        let saved: usize = self.saved.iter().map(|s| s.floats.len() + s.indices.len()).sum();
-        let training = self.training.iter().flat_map(|t| {
-            let grads = t.grad_params.iter().map(|g| g.shape().len());
-            grads.chain(t.slots.iter().map(Vec::len))
-        });
-        4 * (values + saved + training.sum::<usize>())
+    /// Exchanges this executor's memory for another of the same layout: between parts that run one after the other, it
+    /// travels.
+    pub fn swap_arena(&mut self, arena: &mut Arena) {
+        std::mem::swap(&mut self.arena, arena);
     }
 
-    /// Where the input of the next pass goes: `[records, C, H, W]`.
+    /// Bytes of all buffers.
+    pub fn bytes(&self) -> usize {
+        let grads: usize = self.grad_params.iter().map(|g| g.shape().len()).sum();
+        4 * (self.arena.floats.len() + self.arena.indices.len() + grads)
+    }
+
+    /// Where the input of the next pass goes: `[records, C, H, W]`. The pass uses it up.
     ///
     /// # Panics
     /// If `records` exceeds [`Executor::batch`].
     pub fn input_mut(&mut self, records: usize) -> &mut [f32] {
+        let place = self.input_place(records);
+        &mut self.arena.floats[place]
+    }
+
+    /// Where the input of the next pass lies in the arena.
+    ///
+    /// # Panics
+    /// If `records` exceeds [`Executor::batch`].
+    pub fn input_place(&self, records: usize) -> Range<usize> {
         assert!(records <= self.batch, "a pass has at most {} records, not {records}", self.batch);
-        let len = self.graph.shape(ValueId::INPUT, records).len();
-        &mut self.values[0].data_mut()[..len]
+        self.place(ValueId::INPUT, records)
     }
 
     /// Runs the graph on what [`Executor::input_mut`] holds; returns the output `[records, …]`.
@@ -94,51 +125,56 @@ impl Executor {
         self.output(pass.records)
     }
 
-    /// The output of the last forward pass, `[records, …]`.
+    /// The output of the last forward pass, `[records, …]`, until its backward pass begins.
     pub fn output(&self, records: usize) -> &[f32] {
-        self.value(self.graph.output(), records).data
+        &self.arena.floats[self.output_place(records)]
     }
 
-    /// Any value of the last forward pass.
-    pub fn value(&self, value: ValueId, records: usize) -> View<'_> {
-        let shape = self.graph.shape(value, records);
-        View { shape, data: &self.values[value.0].data()[..shape.len()] }
+    /// Where the output of the last forward pass lies in the arena.
+    pub fn output_place(&self, records: usize) -> Range<usize> {
+        self.place(self.graph.output(), records)
     }
 
     fn forward_node(&mut self, n: usize, parameters: &mut Parameters, pass: Pass, threads: &Threads) {
         let node = &self.graph.nodes()[n];
-        let (before, after) = self.values.split_at_mut(n + 1);
-        let view = |v: ValueId| {
-            let shape = self.graph.shape(v, pass.records);
-            View { shape, data: &before[v.0].data()[..shape.len()] }
-        };
-        let inputs: Vec<View<'_>> = node.inputs.iter().map(|&v| view(v)).collect();
-        let shape = self.graph.shape(ValueId(n + 1), pass.records);
+        let inputs = Inputs::of(&self.graph, n, pass.records);
+        let [first, second] = inputs.places(|i| Some(self.place(node.inputs[i], pass.records)));
+        let output = ValueId(n + 1);
+        let [saved_floats, saved_indices] = self.plan.saved[n].clone();
+        let places = [first, second, self.place(output, pass.records), saved_floats];
+        let [first, second, data, floats] = disjoint(&mut self.arena.floats, places);
         node.op.operator().forward(Forward {
-            inputs: &inputs,
+            inputs: &inputs.views([first, second])[..inputs.count],
             params: &parameters.params[node.params.clone()],
             buffers: &mut parameters.buffers[node.buffers.clone()],
-            output: ViewMut { shape, data: &mut after[0].data_mut()[..shape.len()] },
-            saved: &mut self.saved[n],
+            output: ViewMut { shape: self.graph.shape(output, pass.records), data },
+            saved: SavedMut { floats, indices: &mut self.arena.indices[saved_indices] },
             mode: node_mode(pass.mode, n),
             threads,
         });
     }
 
-    /// Gradients of the parameters after [`Executor::backward`].
-    ///
-    /// # Panics
-    /// If the executor was made for inference.
+    /// Gradients of the parameters after [`Executor::backward`]; none if the executor was made for inference.
     pub fn grad_params(&self) -> &[Tensor] {
-        &self.training.as_ref().expect("made for training").grad_params
+        &self.grad_params
     }
 
     /// The graph, and the gradients of its parameters to add to.
+    pub fn graph_and_gradients(&mut self) -> (&Graph, &mut [Tensor]) {
+        (&self.graph, &mut self.grad_params)
+    }
+
+    /// Where the output's gradient lies in the arena, `[records, …]`.
     ///
     /// # Panics
     /// If the executor was made for inference.
-    pub fn graph_and_gradients(&mut self) -> (&Graph, &mut [Tensor]) {
-        (&self.graph, &mut self.training.as_mut().expect("made for training").grad_params)
+    pub fn grad_output_place(&self, records: usize) -> Range<usize> {
+        self.grad_place(self.graph.output(), records).expect("made for training")
+    }
+
+    /// Where the input's gradient lies in the arena after a backward pass that was asked for it, `[records, C, H, W]`.
+    pub fn grad_input_place(&self, records: usize) -> Option<Range<usize>> {
+        self.grad_place(ValueId::INPUT, records)
     }
 
     /// Propagates `grad_output` (shape of the output) back through the last forward pass, which was `pass`.
@@ -155,19 +191,29 @@ impl Executor {
         want_input: bool,
         threads: &Threads,
     ) -> Option<&[f32]> {
-        let training = self.training.as_mut().expect("made for training");
+        let place = self.grad_output_place(pass.records);
+        self.arena.floats[place].copy_from_slice(grad_output);
+        self.backward_in_place(parameters, pass, want_input, threads);
+        let place = self.grad_input_place(pass.records).filter(|_| want_input)?;
+        Some(&self.arena.floats[place])
+    }
+
+    /// [`Executor::backward`] of the gradient that lies at [`Executor::grad_output_place`].
+    pub fn backward_in_place(
+        &mut self,
+        parameters: &Parameters,
+        pass: Pass,
+        want_input: bool,
+        threads: &Threads,
+    ) {
         let output = self.graph.output();
-        training.slots[training.slot_of[output.0]][..grad_output.len()].copy_from_slice(grad_output);
-        let mut written = vec![false; self.graph.values()];
-        written[output.0] = true;
+        self.written.fill(false);
+        self.written[output.0] = true;
         for n in (0..output.0).rev() {
-            if written[n + 1] {
-                self.backward_node(n, parameters, pass, want_input, &mut written, threads);
+            if self.written[n + 1] {
+                self.backward_node(n, parameters, pass, want_input, threads);
             }
         }
-        let training = self.training.as_ref().expect("made for training");
-        let len = self.graph.shape(ValueId::INPUT, pass.records).len();
-        want_input.then(|| &training.slots[training.slot_of[0]][..len])
     }
 
     fn backward_node(
@@ -176,86 +222,126 @@ impl Executor {
         parameters: &Parameters,
         pass: Pass,
         want_input: bool,
-        written: &mut [bool],
         threads: &Threads,
     ) {
         let node = &self.graph.nodes()[n];
-        let training = self.training.as_mut().expect("made for training");
-        let view = |v: ValueId| {
-            let shape = self.graph.shape(v, pass.records);
-            View { shape, data: &self.values[v.0].data()[..shape.len()] }
-        };
-        let inputs: Vec<View<'_>> = node.inputs.iter().map(|&v| view(v)).collect();
-        let output = view(ValueId(n + 1));
-        // Taken out while the operator writes other slots; never shared with an input's slot (see the plan).
-        let own = training.slot_of[n + 1];
-        let grad = std::mem::take(&mut training.slots[own]);
-        let mut wanted = WantedGradients::take(node.inputs.as_slice(), training, want_input);
-        let mut grad_inputs = wanted.views(&inputs, written);
-        node.op.operator().backward(Backward {
-            inputs: &inputs,
+        let (operator, records) = (node.op.operator(), pass.records);
+        let (inputs, reads) = (Inputs::of(&self.graph, n, records), operator.backward_reads());
+        let value = |v, read: bool| read.then(|| self.place(v, records));
+        let wanted = |v: ValueId| want_input || v != ValueId::INPUT;
+        let [first, second] = inputs.places(|i| value(node.inputs[i], inputs.read(reads.inputs, i)));
+        let mut grads = inputs
+            .places(|i| self.grad_place(node.inputs[i], records).filter(|_| wanted(node.inputs[i])));
+        if inputs.same && wanted(node.inputs[0]) {
+            grads[1] = cut(self.plan.twice[n].as_ref(), inputs.shapes[1]).unwrap_or_default();
+        }
+        let output = ValueId(n + 1);
+        let [saved_floats, saved_indices] = self.plan.saved[n].clone();
+        let places = [
+            first,
+            second,
+            value(output, reads.output).unwrap_or_default(),
+            self.grad_place(output, records).expect("the plan is for training"),
+            saved_floats,
+            grads[0].clone(),
+            grads[1].clone(),
+        ];
+        let [first, second, data, grad, floats, grad_first, grad_second] =
+            disjoint(&mut self.arena.floats, places);
+        let shape = self.graph.shape(output, records);
+        let views = inputs.views([first, second]);
+        let mut grad_inputs = inputs.grads([grad_first, grad_second], node, &self.written, want_input);
+        operator.backward(Backward {
+            inputs: &views[..inputs.count],
             params: &parameters.params[node.params.clone()],
             buffers: &parameters.buffers[node.buffers.clone()],
-            output,
-            grad_output: View { shape: output.shape, data: &grad[..output.data.len()] },
-            saved: &self.saved[n],
-            grad_inputs: &mut grad_inputs[..inputs.len()],
-            grad_params: &mut training.grad_params[node.params.clone()],
+            output: View { shape, data },
+            grad_output: View { shape, data: grad },
+            saved: Saved { floats, indices: &self.arena.indices[saved_indices] },
+            grad_inputs: &mut grad_inputs[..inputs.count],
+            grad_params: &mut self.grad_params[node.params.clone()],
             mode: node_mode(pass.mode, n),
             threads,
         });
-        wanted.put_back(training, written);
-        training.slots[own] = grad;
+        if inputs.same && wanted(node.inputs[0]) {
+            let [sum, second] = disjoint(&mut self.arena.floats, grads);
+            sum.iter_mut().zip(second).for_each(|(sum, g)| *sum += *g);
+        }
+        node.inputs.iter().filter(|v| wanted(**v)).for_each(|v| self.written[v.0] = true);
+    }
+
+    fn place(&self, value: ValueId, records: usize) -> Range<usize> {
+        cut(Some(&self.plan.values[value.0]), self.graph.shape(value, records)).unwrap_or_default()
+    }
+
+    fn grad_place(&self, value: ValueId, records: usize) -> Option<Range<usize>> {
+        cut(self.plan.grads[value.0].as_ref(), self.graph.shape(value, records))
     }
 }
 
-/// Gradient buffers of a node's inputs, taken out of their slots for the time of one backward step.
-struct WantedGradients<'a> {
-    values: &'a [ValueId],
-    buffers: Vec<Option<Vec<f32>>>,
+/// The inputs of one node.
+struct Inputs {
+    count: usize,
+    /// Whether both inputs are the same value.
+    same: bool,
+    shapes: [Shape; MAX_INPUTS],
 }
 
-impl<'a> WantedGradients<'a> {
-    fn take(values: &'a [ValueId], training: &mut Training, want_input: bool) -> Self {
-        let mut take = |(i, v): (usize, &ValueId)| {
-            let slot = &mut training.slots[training.slot_of[v.0]];
-            match (*v == ValueId::INPUT && !want_input, values[..i].contains(v)) {
-                (true, _) => None,
-                // The same value twice (x + x): a buffer of its own, added in `put_back`.
-                (false, true) => Some(vec![0.0; slot.len().max(1)]),
-                (false, false) => Some(std::mem::take(slot)),
-            }
-        };
-        let buffers = values.iter().enumerate().map(&mut take).collect();
-        WantedGradients { values, buffers }
-    }
-
-    fn views<'b>(&'b mut self, inputs: &[View<'_>], written: &[bool]) -> [Option<GradInput<'b>>; MAX_INPUTS] {
-        let values = self.values;
-        let mut views = [const { None }; MAX_INPUTS];
-        for (i, (view, buffer)) in views.iter_mut().zip(&mut self.buffers).enumerate() {
-            let accumulate = written[values[i].0] && !values[..i].contains(&values[i]);
-            let len = inputs[i].data.len();
-            *view = buffer.as_mut().map(|b| {
-                b.resize(b.len().max(len), 0.0);
-                GradInput { data: &mut b[..len], accumulate }
-            });
-        }
-        views
-    }
-
-    fn put_back(self, training: &mut Training, written: &mut [bool]) {
-        for (i, (value, buffer)) in self.values.iter().zip(self.buffers).enumerate() {
-            let Some(buffer) = buffer else { continue };
-            let slot = &mut training.slots[training.slot_of[value.0]];
-            if self.values[..i].contains(value) {
-                slot.iter_mut().zip(&buffer).for_each(|(sum, b)| *sum += b);
-            } else {
-                *slot = buffer;
-            }
-            written[value.0] = true;
+impl Inputs {
+    fn of(graph: &Graph, n: usize, records: usize) -> Self {
+        let values = &graph.nodes()[n].inputs;
+        let shape = |i: usize| values.get(i).map_or(Shape::default(), |v| graph.shape(*v, records));
+        Inputs {
+            count: values.len(),
+            same: matches!(values[..], [a, b] if a == b),
+            shapes: std::array::from_fn(shape),
         }
     }
+
+    /// Whether the data of input `i` is read, where `reads` says it of each.
+    fn read(&self, reads: [bool; MAX_INPUTS], i: usize) -> bool {
+        reads[i] || self.same && reads.contains(&true)
+    }
+
+    /// A place for each input that has one; the same value twice has one place.
+    fn places(&self, place: impl Fn(usize) -> Option<Range<usize>>) -> [Range<usize>; MAX_INPUTS] {
+        let distinct = |i: usize| i < self.count && !(self.same && i > 0);
+        std::array::from_fn(|i| distinct(i).then(|| place(i)).flatten().unwrap_or_default())
+    }
+
+    fn views<'a>(&self, [first, second]: [&'a [f32]; MAX_INPUTS]) -> [View<'a>; MAX_INPUTS] {
+        let data = [first, if self.same { first } else { second }];
+        std::array::from_fn(|i| View { shape: self.shapes[i], data: data[i] })
+    }
+
+    /// Where the inputs' gradients go; `None` where none is wanted.
+    fn grads<'a>(
+        &self,
+        data: [&'a mut [f32]; MAX_INPUTS],
+        node: &Node,
+        written: &[bool],
+        want_input: bool,
+    ) -> [Option<GradInput<'a>>; MAX_INPUTS] {
+        let mut i = 0;
+        data.map(|data| {
+            let value = node.inputs.get(i).filter(|v| want_input || **v != ValueId::INPUT);
+            // The second gradient of the same value has a buffer of its own.
+            let accumulate = value.is_some_and(|v| written[v.0]) && !(self.same && i > 0);
+            i += 1;
+            value.map(|_| GradInput { data, accumulate })
+        })
+    }
+}
+
+/// The part of a buffer that a value of this shape takes.
+fn cut(place: Option<&Range<usize>>, shape: Shape) -> Option<Range<usize>> {
+    // An empty range lies nowhere: inside another it would count as an overlap.
+    place.map(|place| if shape.is_empty() { 0..0 } else { place.start..place.start + shape.len() })
+}
+
+/// Several buffers of an arena at once.
+fn disjoint<const N: usize>(arena: &mut [f32], places: [Range<usize>; N]) -> [&mut [f32]; N] {
+    arena.get_disjoint_mut(places).expect("buffers that are used together are alive together")
 }
 
 /// The step's mode with a seed of its own for node `n`.
@@ -266,40 +352,4 @@ fn node_mode(mode: Mode, n: usize) -> Mode {
         }
         Mode::Eval => Mode::Eval,
     }
-}
-
-/// Assigns each value's gradient to a slot, so that gradients that are alive at the same time never share one.
-///
-/// A gradient is alive from the backward step of its last consumer to that of its producer. Returns the slot of each
-/// value and the length of each slot.
-fn plan_gradient_slots(graph: &Graph, batch: usize) -> (Vec<usize>, Vec<usize>) {
-    let mut slot_of = vec![None; graph.values()];
-    let mut lengths: Vec<usize> = Vec::new();
-    let mut free: Vec<usize> = Vec::new();
-    let mut assign = |value: ValueId, free: &mut Vec<usize>| {
-        let len = graph.shape(value, batch).len();
-        let fits = |&(_, &slot): &(usize, &usize)| lengths[slot] >= len;
-        let smallest_fit = free.iter().enumerate().filter(fits).min_by_key(|(_, s)| lengths[**s]);
-        let chosen = smallest_fit
-            .or_else(|| free.iter().enumerate().max_by_key(|(_, s)| lengths[**s]))
-            .map(|(i, _)| i);
-        let slot = chosen.map(|i| free.swap_remove(i)).unwrap_or_else(|| {
-            lengths.push(0);
-            lengths.len() - 1
-        });
-        lengths[slot] = lengths[slot].max(len);
-        slot
-    };
-    slot_of[graph.output().0] = Some(assign(graph.output(), &mut free));
-    for n in (0..graph.output().0).rev() {
-        let Some(own) = slot_of[n + 1] else { continue };
-        for input in &graph.nodes()[n].inputs {
-            if slot_of[input.0].is_none() {
-                slot_of[input.0] = Some(assign(*input, &mut free));
-            }
-        }
-        free.push(own);
-    }
-    // Values the output does not depend on never get a gradient; slot 0 is never written through them.
-    (slot_of.into_iter().map(|s| s.unwrap_or(0)).collect(), lengths)
 }

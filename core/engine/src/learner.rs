@@ -72,9 +72,10 @@ impl Learner {
         self.executor.forward(&mut self.parameters, pass, threads)
     }
 
-    /// The output of the last forward pass, `[records, …]`.
+    /// The output of the last forward pass, `[records, …]`, until its backward pass begins.
     pub fn output(&self, records: usize) -> View<'_> {
-        self.executor.value(self.executor.graph().output(), records)
+        let graph = self.executor.graph();
+        View { shape: graph.shape(graph.output(), records), data: self.executor.output(records) }
     }
 
     /// Bytes of buffers, parameters and optimiser state.

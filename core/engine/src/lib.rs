@@ -10,12 +10,16 @@ pub mod input;
 pub mod learner;
 pub mod optimiser;
 mod orthogonality;
+pub mod plan;
 pub mod random;
 pub mod schedule;
+pub mod timeline;
 
 pub use augment::{Augment, Draw};
 pub use executor::{Executor, Pass};
 pub use input::{FormError, InputForm};
 pub use learner::{Learner, LearnerState, StateError};
 pub use optimiser::{Optimiser, OptimiserConfig};
+pub use plan::Plan;
 pub use schedule::{Decay, Schedule};
+pub use timeline::{Arena, Layout, Timeline};

@@ -15,7 +15,7 @@ use asymflow_kernels::batch_norm::BatchNorm2d;
 use asymflow_kernels::conv2d::{By, Conv2d, Way};
 use asymflow_kernels::gemm::{self, Matrix};
 use asymflow_kernels::pool::{AvgPool2d, MaxPool2d};
-use asymflow_kernels::{Backward, Forward, GradInput, Mode, Operator, Saved, Threads};
+use asymflow_kernels::{Backward, Forward, GradInput, Mode, Operator, Saved, SavedMut, Threads};
 use tensor::{Shape, Tensor};
 
 const BATCH: usize = 32;
@@ -209,7 +209,7 @@ struct Case<'a> {
     params: Vec<Tensor>,
     buffers: Vec<Tensor>,
     output: Tensor,
-    saved: Saved,
+    saved: (Vec<f32>, Vec<u32>),
     grad_output: Tensor,
     grad_input: Tensor,
     grad_params: Vec<Tensor>,
@@ -219,6 +219,7 @@ impl<'a> Case<'a> {
     fn new(op: &'a dyn Operator, dims: &[usize]) -> Self {
         let input = random(dims);
         let output = op.infer(&[input.shape()]).expect("the shapes fit");
+        let saved = op.saved_len(&[input.shape()]);
         let zeros = |specs: Vec<asymflow_kernels::ParamSpec>| -> Vec<Tensor> {
             specs.into_iter().map(|s| Tensor::zeros(s.shape)).collect()
         };
@@ -228,7 +229,7 @@ impl<'a> Case<'a> {
             params: op.params().iter().map(|p| random(p.shape.dims())).collect(),
             buffers: zeros(op.buffers()),
             output: Tensor::zeros(output),
-            saved: Saved::new(op.saved_len(&[input.shape()])),
+            saved: (vec![0.0; saved.floats], vec![0; saved.indices]),
             grad_output: random(output.dims()),
             grad_input: Tensor::zeros(input.shape()),
             grad_params: zeros(op.params()),
@@ -242,7 +243,7 @@ impl<'a> Case<'a> {
             params: &self.params,
             buffers: &mut self.buffers,
             output: self.output.view_mut(),
-            saved: &mut self.saved,
+            saved: SavedMut { floats: &mut self.saved.0, indices: &mut self.saved.1 },
             mode: MODE,
             threads: &self.threads,
         });
@@ -258,7 +259,7 @@ impl<'a> Case<'a> {
             buffers: &self.buffers,
             output: self.output.view(),
             grad_output: self.grad_output.view(),
-            saved: &self.saved,
+            saved: Saved { floats: &self.saved.0, indices: &self.saved.1 },
             grad_inputs: &mut [grad_input],
             grad_params: if params { &mut self.grad_params } else { &mut [] },
             mode: MODE,

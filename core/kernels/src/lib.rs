@@ -27,7 +27,9 @@ mod transpose;
 #[cfg(test)]
 mod vectors;
 
-pub use operator::{Backward, Forward, GradInput, Mode, Operator, ParamSpec, Saved, SavedLen};
+pub use operator::{
+    Backward, Forward, GradInput, MAX_INPUTS, Mode, Operator, ParamSpec, Reads, Saved, SavedLen, SavedMut,
+};
 pub use registry::Op;
 pub use threads::Threads;
 

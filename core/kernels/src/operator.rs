@@ -30,6 +30,11 @@ pub trait Operator {
         SavedLen::default()
     }
 
+    /// Which values `backward` reads; of the others it is given shapes only.
+    fn backward_reads(&self) -> Reads {
+        Reads::ALL
+    }
+
     /// Multiply-adds of one forward pass over these inputs; 0 for operators without products.
     fn macs(&self, _inputs: &[Shape]) -> u64 {
         0
@@ -73,17 +78,34 @@ pub struct SavedLen {
     pub indices: usize,
 }
 
-/// What one operator's forward pass leaves for its backward pass.
-#[derive(Default)]
-pub struct Saved {
-    pub floats: Vec<f32>,
-    pub indices: Vec<u32>,
+/// Most inputs an operator has.
+pub const MAX_INPUTS: usize = 2;
+
+/// Which values a backward pass reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reads {
+    pub inputs: [bool; MAX_INPUTS],
+    pub output: bool,
 }
 
-impl Saved {
-    pub fn new(len: SavedLen) -> Self {
-        Saved { floats: vec![0.0; len.floats], indices: vec![0; len.indices] }
-    }
+impl Reads {
+    pub const NOTHING: Reads = Reads { inputs: [false; MAX_INPUTS], output: false };
+    pub const INPUTS: Reads = Reads { inputs: [true; MAX_INPUTS], output: false };
+    pub const OUTPUT: Reads = Reads { inputs: [false; MAX_INPUTS], output: true };
+    pub const ALL: Reads = Reads { inputs: [true; MAX_INPUTS], output: true };
+}
+
+/// Where a forward pass leaves what its backward pass needs; lengths as [`Operator::saved_len`] says, or more.
+pub struct SavedMut<'a> {
+    pub floats: &'a mut [f32],
+    pub indices: &'a mut [u32],
+}
+
+/// What a forward pass left for its backward pass.
+#[derive(Clone, Copy)]
+pub struct Saved<'a> {
+    pub floats: &'a [f32],
+    pub indices: &'a [u32],
 }
 
 /// Arguments of a forward pass.
@@ -92,21 +114,21 @@ pub struct Forward<'a> {
     pub params: &'a [Tensor],
     pub buffers: &'a mut [Tensor],
     pub output: ViewMut<'a>,
-    /// At least as long as [`Operator::saved_len`] says.
-    pub saved: &'a mut Saved,
+    pub saved: SavedMut<'a>,
     pub mode: Mode,
     pub threads: &'a Threads,
 }
 
 /// Arguments of a backward pass.
 pub struct Backward<'a> {
+    /// Without data where [`Operator::backward_reads`] does not name them; so the output.
     pub inputs: &'a [View<'a>],
     pub params: &'a [Tensor],
     /// Running statistics, read in [`Mode::Eval`].
     pub buffers: &'a [Tensor],
     pub output: View<'a>,
     pub grad_output: View<'a>,
-    pub saved: &'a Saved,
+    pub saved: Saved<'a>,
     /// One per input; `None` where no gradient is wanted.
     pub grad_inputs: &'a mut [Option<GradInput<'a>>],
     /// One per parameter, overwritten; empty where the parameters are frozen.

@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use tensor::compare::{Tolerance, assert_close};
-use tensor::{Shape, Tensor};
+use tensor::{Shape, Tensor, View};
 
-use crate::{Backward, Forward, GradInput, Mode, Operator, Saved, Threads};
+use crate::{Backward, Forward, GradInput, Mode, Operator, Saved, SavedLen, SavedMut, Threads};
 
 pub(crate) const TRAIN: Mode = Mode::Train { seed: 7 };
 
@@ -19,6 +19,19 @@ pub(crate) struct Node<'a> {
     pub buffers: Vec<Tensor>,
     pub mode: Mode,
     pub threads: usize,
+}
+
+/// What a forward pass left for its backward pass.
+pub(crate) struct Kept {
+    pub floats: Vec<f32>,
+    pub indices: Vec<u32>,
+}
+
+impl Kept {
+    /// Full of what nobody may read.
+    fn new(len: SavedLen) -> Self {
+        Kept { floats: vec![f32::NAN; len.floats], indices: vec![u32::MAX; len.indices] }
+    }
 }
 
 /// Results of a backward pass.
@@ -51,7 +64,7 @@ impl<'a> Node<'a> {
     }
 
     /// Output and what was saved. Both start full of NaN, so that anything not written shows.
-    pub(crate) fn forward(&mut self) -> (Tensor, Saved) {
+    pub(crate) fn forward(&mut self) -> (Tensor, Kept) {
         let shapes: Vec<_> = self.inputs.iter().map(Tensor::shape).collect();
         let shape = self.op.infer(&shapes).expect("shapes fit");
         let mut output = Tensor::from_fn(shape, |_| f32::NAN);
@@ -59,16 +72,14 @@ impl<'a> Node<'a> {
         // An executor sizes this for its largest batch.
         len.floats += 3;
         len.indices += 3;
-        let mut saved = Saved::new(len);
-        saved.floats.fill(f32::NAN);
-        saved.indices.fill(u32::MAX);
+        let mut saved = Kept::new(len);
         let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
         self.op.forward(Forward {
             inputs: &inputs,
             params: &self.params,
             buffers: &mut self.buffers,
             output: output.view_mut(),
-            saved: &mut saved,
+            saved: SavedMut { floats: &mut saved.floats, indices: &mut saved.indices },
             mode: self.mode,
             threads: &Threads::new(self.threads),
         });
@@ -93,7 +104,7 @@ impl<'a> Node<'a> {
     fn run_backward(
         &self,
         output: &Tensor,
-        saved: &Saved,
+        saved: &Kept,
         grad_output: &Tensor,
         before: f32,
         accumulate: bool,
@@ -108,7 +119,7 @@ impl<'a> Node<'a> {
     }
 
     /// Nothing wanted, then only the inputs' gradients, whichever way frozen parameters are told.
-    fn run_frozen(&self, output: &Tensor, saved: &Saved, grad_output: &Tensor, expected: &[Tensor]) {
+    fn run_frozen(&self, output: &Tensor, saved: &Kept, grad_output: &Tensor, expected: &[Tensor]) {
         let empty: Vec<_> = self.params.iter().map(|_| Tensor::zeros([0])).collect();
         for mut params in [empty, Vec::new()] {
             let mut wanted: Vec<_> = self.inputs.iter().map(|_| None).collect();
@@ -126,7 +137,7 @@ impl<'a> Node<'a> {
     fn pass(
         &self,
         output: &Tensor,
-        saved: &Saved,
+        saved: &Kept,
         grad_output: &Tensor,
         grad_inputs: &mut [Option<GradInput<'_>>],
         grad_params: &mut [Tensor],
@@ -136,20 +147,26 @@ impl<'a> Node<'a> {
             .iter_mut()
             .map(|g| g.as_mut().map(|g| GradInput { data: &mut *g.data, accumulate: g.accumulate }))
             .collect();
-        let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
+        let reads = self.op.backward_reads();
+        let inputs: Vec<_> = self.inputs.iter().zip(reads.inputs).map(|(x, read)| given(x, read)).collect();
         self.op.backward(Backward {
             inputs: &inputs,
             params: &self.params,
             buffers: &self.buffers,
-            output: output.view(),
+            output: given(output, reads.output),
             grad_output: grad_output.view(),
-            saved,
+            saved: Saved { floats: &saved.floats, indices: &saved.indices },
             grad_inputs: &mut wanted,
             grad_params,
             mode: self.mode,
             threads: &Threads::new(self.threads),
         });
     }
+}
+
+/// A value as a backward pass gets it: without data where it is not read.
+fn given(value: &Tensor, read: bool) -> View<'_> {
+    View { shape: value.shape(), data: if read { value.data() } else { &[] } }
 }
 
 /// Numbers between −1 and 1, none of them 0, from a counter.

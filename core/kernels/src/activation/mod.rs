@@ -7,7 +7,7 @@ pub use prelu::Prelu;
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator, check, elementwise};
+use crate::{Backward, Forward, Operator, Reads, check, elementwise};
 
 /// `max(x, 0)`; derivative 0 at 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,10 @@ impl Operator for Relu {
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
         check::one("relu", inputs)
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::OUTPUT
     }
 
     fn forward(&self, pass: Forward<'_>) {
@@ -55,6 +59,10 @@ impl Operator for LeakyRelu {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
         check::attribute("leaky_relu slope", 0, self.slope.is_finite(), "it must be finite")?;
         check::one("leaky_relu", inputs)
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&self, pass: Forward<'_>) {

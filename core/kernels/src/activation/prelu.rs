@@ -3,7 +3,7 @@ use tensor::{Shape, ShapeError};
 
 use super::leak;
 use crate::simd::vectorised;
-use crate::{Backward, Forward, Operator, ParamSpec, check, sums};
+use crate::{Backward, Forward, Operator, ParamSpec, Reads, check, sums};
 
 /// Leaky ReLU with a trained slope, shared or per channel; derivative `slope` at 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,10 @@ impl Operator for Prelu {
 
     fn params(&self) -> Vec<ParamSpec> {
         vec![check::param("weight", &[self.parameters])]
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&self, pass: Forward<'_>) {

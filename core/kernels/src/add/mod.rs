@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator, elementwise};
+use crate::{Backward, Forward, Operator, Reads, elementwise};
 
 /// `a + b`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,10 @@ impl Operator for Add {
             [a, b] => Err(ShapeError::Mismatch { what: "add", expected: a, found: b }),
             _ => Err(ShapeError::Inputs { what: "add", expected: 2, found: inputs.len() }),
         }
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::NOTHING
     }
 
     fn forward(&self, pass: Forward<'_>) {

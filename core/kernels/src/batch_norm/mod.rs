@@ -8,7 +8,7 @@ use tensor::{Shape, ShapeError};
 
 use self::passes::Coefficients;
 use self::statistics::Moments;
-use crate::{Backward, Forward, Mode, Operator, ParamSpec, SavedLen, check};
+use crate::{Backward, Forward, Mode, Operator, ParamSpec, Reads, SavedLen, check};
 
 /// Batch normalisation with affine parameters and running statistics, as PyTorch's `BatchNorm2d`.
 ///
@@ -61,6 +61,10 @@ impl Operator for BatchNorm2d {
     /// Mean and `1/√(var + eps)` of the batch, per channel.
     fn saved_len(&self, _inputs: &[Shape]) -> SavedLen {
         SavedLen { floats: self.channels.saturating_mul(2), indices: 0 }
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&self, pass: Forward<'_>) {

@@ -26,7 +26,7 @@ use self::geometry::Geometry;
 #[doc(hidden)]
 pub use self::plan::Way;
 use self::winograd::{F2, F4, Kernels};
-use crate::{Backward, Forward, Operator, ParamSpec, Threads, check, sums};
+use crate::{Backward, Forward, Operator, ParamSpec, Reads, Threads, check, sums};
 
 /// 2-D convolution: any kernel size, stride, zero padding, dilation and groups, with or without bias.
 ///
@@ -123,6 +123,10 @@ impl Operator for Conv2d {
         (output.len() as u64).saturating_mul(per_output as u64)
     }
 
+    fn backward_reads(&self) -> Reads {
+        Reads::INPUTS
+    }
+
     fn forward(&self, pass: Forward<'_>) {
         self.forward_by(None, pass);
     }
@@ -203,6 +207,10 @@ impl Operator for By {
 
     fn macs(&self, inputs: &[Shape]) -> u64 {
         self.0.macs(inputs)
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&self, pass: Forward<'_>) {

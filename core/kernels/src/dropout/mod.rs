@@ -5,7 +5,7 @@ use tensor::{Shape, ShapeError};
 
 use crate::elementwise::PART;
 use crate::simd::vectorised;
-use crate::{Backward, Forward, Mode, Operator, check, elementwise};
+use crate::{Backward, Forward, Mode, Operator, Reads, check, elementwise};
 
 /// Zeroes each element with `probability` in training and scales the rest by `1/(1 − probability)`.
 ///
@@ -26,6 +26,10 @@ impl Operator for Dropout {
         let allowed = (0.0..=1.0).contains(&self.probability);
         check::attribute("dropout probability", 0, allowed, "it must be from 0 to 1")?;
         check::one("dropout", inputs)
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::NOTHING
     }
 
     fn forward(&self, pass: Forward<'_>) {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator, check, elementwise};
+use crate::{Backward, Forward, Operator, Reads, check, elementwise};
 
 /// Joins all axes but the first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,10 @@ impl Operator for Flatten {
             [] => Err(ShapeError::Rank { what: "flatten", expected: 2, found: input }),
             [n, ..] => Shape::try_new(&[n, input.record_len()]),
         }
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::NOTHING
     }
 
     fn forward(&self, pass: Forward<'_>) {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
 use crate::gemm::{self, Matrix};
-use crate::{Backward, Forward, Operator, ParamSpec, check};
+use crate::{Backward, Forward, Operator, ParamSpec, Reads, check};
 
 /// `y = x·Wᵀ + b` over the last axis.
 ///
@@ -45,6 +45,10 @@ impl Operator for Linear {
     fn macs(&self, inputs: &[Shape]) -> u64 {
         let elements = inputs.first().map_or(0, |x| x.len() as u64);
         elements.saturating_mul(self.out_features as u64)
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&self, pass: Forward<'_>) {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
 use super::{Plane, infer_windows, window};
-use crate::{Backward, Forward, Operator, check};
+use crate::{Backward, Forward, Operator, Reads, check};
 
 /// Mean over each window.
 ///
@@ -28,6 +28,10 @@ impl Operator for AvgPool2d {
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
         infer_windows("avg_pool2d", inputs, self.kernel, self.stride, self.padding)
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::NOTHING
     }
 
     fn forward(&self, pass: Forward<'_>) {
@@ -63,6 +67,10 @@ impl Operator for AdaptiveAvgPool2d {
             check::attribute(what, output, fits, "window positions overflow")?;
         }
         Shape::try_new(&[n, c, self.output[0], self.output[1]])
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::NOTHING
     }
 
     fn forward(&self, pass: Forward<'_>) {

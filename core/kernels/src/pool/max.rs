@@ -3,7 +3,7 @@ use tensor::{Shape, ShapeError};
 
 use super::{Plane, infer_windows, window};
 use crate::simd::vectorised;
-use crate::{Backward, Forward, Operator, SavedLen, check};
+use crate::{Backward, Forward, Operator, Reads, SavedLen, check};
 
 /// Maximum over each window; of equal maxima, the first in row-major order gets the gradient.
 ///
@@ -34,6 +34,10 @@ impl Operator for MaxPool2d {
     /// Position `h·W + w` of each maximum.
     fn saved_len(&self, inputs: &[Shape]) -> SavedLen {
         SavedLen { floats: 0, indices: self.infer(inputs).map_or(0, |output| output.len()) }
+    }
+
+    fn backward_reads(&self) -> Reads {
+        Reads::NOTHING
     }
 
     fn forward(&self, pass: Forward<'_>) {
