@@ -81,6 +81,7 @@ struct Step {
     principal: Vec<f32>,
     basis: Vec<f32>,
     residual: Vec<f32>,
+    images: Vec<f32>,
     labels: Vec<u32>,
     threads: Threads,
 }
@@ -103,16 +104,16 @@ impl Step {
         };
         let batch = arguments.batch;
         let mut stream = engine::random::Stream::new(0, engine::random::Purpose::Order, 0, 0);
-        let mut backbone = learner(backbone)?;
-        backbone.input_mut(batch).iter_mut().for_each(|x| *x = stream.below(1000) as f32 / 500.0 - 1.0);
+        let pixels = batch * graph.input().len();
         Ok(Step {
             principal: vec![0.0; batch * split.principal_shape().len()],
             basis: vec![0.0; batch * split.basis_shape().len()],
             residual: vec![0.0; batch * sample.len()],
+            images: (0..pixels).map(|_| stream.below(1000) as f32 / 500.0 - 1.0).collect(),
             labels: (0..batch).map(|_| stream.below(classes as u32)).collect(),
             main: learner(main)?,
             threads: Threads::new(1),
-            backbone,
+            backbone: learner(backbone)?,
             split,
         })
     }
@@ -124,6 +125,7 @@ impl Step {
 
     fn run(&mut self) -> Result<()> {
         let batch = self.labels.len();
+        self.backbone.input_mut(batch).copy_from_slice(&self.images);
         self.backbone.predict(batch, &self.threads);
         let x: View<'_> = self.backbone.output(batch);
         let output = SplitOutput {

@@ -93,7 +93,7 @@ impl Executor {
     /// Bytes of all buffers.
     pub fn bytes(&self) -> usize {
         let grads: usize = self.grad_params.iter().map(|g| g.shape().len()).sum();
-        4 * (self.arena.floats.len() + self.arena.indices.len() + grads)
+        self.arena.bytes() + 4 * grads
     }
 
     /// Where the input of the next pass goes: `[records, C, H, W]`. The pass uses it up.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Tensor, View};
 
 use crate::executor::Pass;
-use crate::{Executor, Optimiser, OptimiserConfig, orthogonality};
+use crate::{Arena, Executor, Optimiser, OptimiserConfig, orthogonality};
 
 /// A graph, its parameters and their optimiser.
 pub struct Learner {
@@ -42,11 +42,36 @@ impl Learner {
         optimiser: OptimiserConfig,
         batch: usize,
     ) -> Result<Self, StateError> {
-        if !parameters.fits(&graph) {
-            return Err(StateError { model: graph.name().to_owned(), what: "its parameters" });
+        Learner::of(Executor::for_training(graph, batch), parameters, optimiser)
+    }
+
+    /// A learner that runs in `executor`.
+    ///
+    /// # Errors
+    /// [`StateError`] if `parameters` are not those of its graph.
+    pub fn of(
+        executor: Executor,
+        parameters: Parameters,
+        optimiser: OptimiserConfig,
+    ) -> Result<Self, StateError> {
+        if !parameters.fits(executor.graph()) {
+            return Err(StateError { model: executor.graph().name().to_owned(), what: "its parameters" });
         }
         let optimiser = Optimiser::new(optimiser, &parameters.params);
-        Ok(Learner { executor: Executor::for_training(graph, batch), parameters, optimiser })
+        Ok(Learner { executor, parameters, optimiser })
+    }
+
+    /// What runs the graph.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// Runs `work` in memory that several parts share; see [`Executor::part_for_training`].
+    pub fn run_in<T>(&mut self, arena: &mut Arena, work: impl FnOnce(&mut Self) -> T) -> T {
+        self.executor.swap_arena(arena);
+        let result = work(self);
+        self.executor.swap_arena(arena);
+        result
     }
 
     pub fn graph(&self) -> &Graph {
@@ -94,6 +119,11 @@ impl Learner {
         threads: &Threads,
     ) -> Option<&[f32]> {
         self.executor.backward(&self.parameters, grad_output, pass, want_input, threads)
+    }
+
+    /// [`Learner::backward`] of the gradient that lies at [`Executor::grad_output_place`].
+    pub fn backward_in_place(&mut self, pass: Pass, want_input: bool, threads: &Threads) {
+        self.executor.backward_in_place(&self.parameters, pass, want_input, threads);
     }
 
     /// Adds the gradient of `weight · Σ ‖W Wᵀ − I‖²` over all convolutions to the last gradients.

@@ -181,6 +181,12 @@ pub struct Arena {
     pub indices: Vec<u32>,
 }
 
+impl Arena {
+    pub fn bytes(&self) -> usize {
+        ELEMENT * (self.floats.len() + self.indices.len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

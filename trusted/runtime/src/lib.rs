@@ -18,6 +18,7 @@ mod plan;
 mod records;
 mod remote;
 mod run;
+mod split_model;
 mod train;
 mod trusted_model;
 

@@ -1,35 +1,18 @@
 //! The part of the model that the enclave computes.
 
 use engine::{Learner, LearnerState, OptimiserConfig, Pass, StateError};
-use kernels::{Mode, Threads};
+use kernels::Threads;
 use ledger::Digest;
 use model::{Graph, Parameters};
-use split::{AsymmetricSplit, SplitConfig, SplitOutput};
-use tensor::View;
 
 use crate::RunError;
-use crate::flow::{SplitGraphs, TrustedGraphs, request};
+use crate::flow::{TrustedGraphs, request};
+use crate::split_model::SplitModel;
 
 /// The trusted graphs with their parameters and optimisers.
 pub(crate) enum TrustedModel {
     Whole(Box<Learner>),
     Split(Box<SplitModel>),
-}
-
-/// Delta's trusted side: backbone, split, main model.
-pub(crate) struct SplitModel {
-    backbone: Learner,
-    split: AsymmetricSplit,
-    config: SplitConfig,
-    main: Learner,
-    principal: Vec<f32>,
-    basis: Vec<f32>,
-    residual: Vec<f32>,
-    grad_sample: Vec<f32>,
-    /// Whether the backbone is trained no more (stage 2).
-    frozen: bool,
-    /// Weight of the orthogonality regularisation of the main model; 0 is off.
-    orthogonality: f32,
 }
 
 impl TrustedModel {
@@ -46,20 +29,8 @@ impl TrustedModel {
         match graphs {
             TrustedGraphs::Whole(graph) => Ok(TrustedModel::Whole(Box::new(learner(graph)?))),
             TrustedGraphs::Split(graphs) => {
-                let SplitGraphs { backbone, split, config, main, orthogonality } = graphs.as_ref();
-                let sample = backbone.shape(backbone.output(), 1).record().len();
-                Ok(TrustedModel::Split(Box::new(SplitModel {
-                    backbone: learner(backbone)?,
-                    main: learner(main)?,
-                    principal: vec![0.0; batch * split.principal_shape().len()],
-                    basis: vec![0.0; batch * split.basis_shape().len()],
-                    residual: vec![0.0; batch * sample],
-                    grad_sample: vec![0.0; batch * sample],
-                    split: split.clone(),
-                    config: *config,
-                    frozen: false,
-                    orthogonality: *orthogonality,
-                })))
+                let model = SplitModel::new(graphs, initial, optimiser, batch)?;
+                Ok(TrustedModel::Split(Box::new(model)))
             }
         }
     }
@@ -68,14 +39,14 @@ impl TrustedModel {
     pub(crate) fn input_mut(&mut self, records: usize) -> &mut [f32] {
         match self {
             TrustedModel::Whole(model) => model.input_mut(records),
-            TrustedModel::Split(model) => model.backbone.input_mut(records),
+            TrustedModel::Split(model) => model.input_mut(records),
         }
     }
 
     /// Stops training the backbone: from here on it runs in evaluation mode, so that no statistic couples two records.
     pub(crate) fn freeze_backbone(&mut self) {
         if let TrustedModel::Split(model) = self {
-            model.frozen = true;
+            model.freeze_backbone();
         }
     }
 
@@ -118,10 +89,10 @@ impl TrustedModel {
         match self {
             TrustedModel::Whole(_) => Digest::of("no residual", &[]),
             TrustedModel::Split(model) => {
-                let parameters = wire::body::from_parameters(model.backbone.parameters());
+                let parameters = wire::body::from_parameters(model.backbone().parameters());
                 // Attributes of operators have no parameters, but other values are other functions.
-                let graph = format!("{:?}", model.backbone.graph());
-                let config = format!("{:?}", model.config);
+                let graph = format!("{:?}", model.backbone().graph());
+                let config = format!("{:?}", model.config());
                 let parts = [&parameters, graph.as_bytes(), config.as_bytes(), preprocessing];
                 Digest::of("asymflow residual function v2", &parts)
             }
@@ -132,7 +103,7 @@ impl TrustedModel {
     pub(crate) fn state(&self) -> Vec<LearnerState> {
         match self {
             TrustedModel::Whole(model) => vec![model.state()],
-            TrustedModel::Split(model) => vec![model.backbone.state(), model.main.state()],
+            TrustedModel::Split(model) => vec![model.backbone().state(), model.main().state()],
         }
     }
 
@@ -144,7 +115,7 @@ impl TrustedModel {
     ) -> Result<(), RunError> {
         let learners: Vec<&mut Learner> = match self {
             TrustedModel::Whole(model) => vec![model],
-            TrustedModel::Split(model) => vec![&mut model.backbone, &mut model.main],
+            TrustedModel::Split(model) => model.learners_mut().into(),
         };
         if learners.len() != state.len() {
             return Err(RunError::Request("the checkpoint belongs to another flow".to_owned()));
@@ -160,10 +131,7 @@ impl TrustedModel {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             TrustedModel::Whole(model) => model.bytes(),
-            TrustedModel::Split(model) => {
-                let own = [&model.principal, &model.basis, &model.residual, &model.grad_sample];
-                model.backbone.bytes() + model.main.bytes() + own.iter().map(|b| 4 * b.len()).sum::<usize>()
-            }
+            TrustedModel::Split(model) => model.bytes(),
         }
     }
 
@@ -172,82 +140,10 @@ impl TrustedModel {
         match self {
             TrustedModel::Whole(model) => vec![("model", model.graph(), model.parameters())],
             TrustedModel::Split(model) => vec![
-                ("backbone", model.backbone.graph(), model.backbone.parameters()),
-                ("main", model.main.graph(), model.main.parameters()),
+                ("backbone", model.backbone().graph(), model.backbone().parameters()),
+                ("main", model.main().graph(), model.main().parameters()),
             ],
         }
-    }
-}
-
-impl SplitModel {
-    /// The backbone's output for the last single record, `[1, C, H, W]`.
-    pub(crate) fn sample(&self) -> View<'_> {
-        self.backbone.output(1)
-    }
-
-    fn forward(&mut self, pass: Pass, threads: &Threads) -> Result<&[f32], RunError> {
-        let backbone_mode = if self.frozen { Mode::Eval } else { pass.mode };
-        let records = pass.records;
-        self.backbone.forward(Pass { mode: backbone_mode, ..pass }, threads);
-        self.split_into_main(records, None, threads)?;
-        Ok(self.main.forward(pass, threads))
-    }
-
-    fn residuals(&mut self, records: usize, threads: &Threads) -> Result<&[f32], RunError> {
-        self.backbone.predict(records, threads);
-        let mut residual = std::mem::take(&mut self.residual);
-        let len = self.backbone.graph().shape(self.backbone.graph().output(), records).len();
-        let result = self.split_into_main(records, Some(&mut residual[..len]), threads);
-        self.residual = residual;
-        result?;
-        Ok(&self.residual[..len])
-    }
-
-    /// Splits the backbone's output; the main part goes into the main model's input.
-    fn split_into_main(
-        &mut self,
-        records: usize,
-        residual: Option<&mut [f32]>,
-        threads: &Threads,
-    ) -> Result<(), RunError> {
-        let principal = &mut self.principal[..records * self.split.principal_shape().len()];
-        let basis = &mut self.basis[..records * self.split.basis_shape().len()];
-        let main = Some(self.main.input_mut(records));
-        let x = self.backbone.output(records);
-        self.split.forward(x, SplitOutput { principal, basis, main, residual }, threads).map_err(request)
-    }
-
-    fn learn(
-        &mut self,
-        grad_logits: &[f32],
-        pass: Pass,
-        rate: f32,
-        threads: &Threads,
-    ) -> Result<(), RunError> {
-        let records = pass.records;
-        if self.frozen {
-            self.main.backward(grad_logits, pass, false, threads);
-            self.update_main(rate, threads);
-            return Ok(());
-        }
-        let shape = self.split.main_shape().batched(records);
-        let grad_main =
-            self.main.backward(grad_logits, pass, true, threads).expect("the input's gradient was asked for");
-        let basis = &self.basis[..records * self.split.basis_shape().len()];
-        let len = self.backbone.graph().shape(self.backbone.graph().output(), records).len();
-        let grad_sample = &mut self.grad_sample[..len];
-        self.split.backward(basis, View { shape, data: grad_main }, grad_sample, threads).map_err(request)?;
-        self.backbone.backward(grad_sample, pass, false, threads);
-        self.update_main(rate, threads);
-        self.backbone.update(rate);
-        Ok(())
-    }
-
-    fn update_main(&mut self, rate: f32, threads: &Threads) {
-        if self.orthogonality > 0.0 {
-            self.main.regularise_orthogonality(self.orthogonality, threads);
-        }
-        self.main.update(rate);
     }
 }
 

@@ -1,0 +1,204 @@
+//! Delta's trusted side: backbone, split, main model, in one arena.
+
+use std::ops::Range;
+
+use engine::{Arena, Executor, Learner, OptimiserConfig, Pass, Plan, Timeline};
+use kernels::{Mode, Threads};
+use split::{AsymmetricSplit, SplitConfig, SplitOutput};
+use tensor::View;
+
+use crate::RunError;
+use crate::flow::{SplitGraphs, request};
+use crate::trusted_model::InitialParameters;
+
+/// The trusted graphs of Delta with their parameters and optimisers.
+pub(crate) struct SplitModel {
+    backbone: Learner,
+    split: AsymmetricSplit,
+    config: SplitConfig,
+    main: Learner,
+    arena: Arena,
+    places: SplitPlaces,
+    /// Whether the backbone is trained no more (stage 2).
+    frozen: bool,
+    /// Weight of the orthogonality regularisation of the main model; 0 is off.
+    orthogonality: f32,
+}
+
+/// Where the split's own buffers are in the arena.
+struct SplitPlaces {
+    principal: Range<usize>,
+    basis: Range<usize>,
+    residual: Range<usize>,
+}
+
+impl SplitModel {
+    /// The trusted side for batches of up to `batch`, with parameters of the same names taken from `initial`.
+    pub(crate) fn new(
+        graphs: &SplitGraphs,
+        initial: &InitialParameters,
+        optimiser: &OptimiserConfig,
+        batch: usize,
+    ) -> Result<Self, RunError> {
+        let SplitGraphs { backbone, split, config, main, orthogonality } = graphs;
+        let sample = backbone.shape(backbone.output(), 1).record();
+        let mut timeline = Timeline::default();
+        let mut backbone_plan = Plan::forward(backbone, batch, &mut timeline);
+        timeline.step("split, forward");
+        timeline.read(backbone_plan.output(backbone));
+        let [principal, basis, residual] =
+            [split.principal_shape(), split.basis_shape(), sample].map(|shape| timeline.make(batch * shape.len()));
+        let mut main_plan = Plan::forward(main, batch, &mut timeline);
+        timeline.step("loss");
+        timeline.read(main_plan.output(main));
+        let grad_main = main_plan.backward(main, batch, &mut timeline);
+        timeline.step("split, backward");
+        timeline.read(basis);
+        grad_main.into_iter().for_each(|grad| timeline.read(grad));
+        backbone_plan.backward(backbone, batch, &mut timeline);
+        let layout = timeline.lay_out();
+        let learner = |graph: &model::Graph, plan| {
+            let executor = Executor::part_for_training(graph.clone(), batch, plan, &layout);
+            Learner::of(executor, initial.of(graph), optimiser.clone()).map_err(request)
+        };
+        Ok(SplitModel {
+            backbone: learner(backbone, &backbone_plan)?,
+            main: learner(main, &main_plan)?,
+            places: SplitPlaces {
+                principal: layout.place(principal),
+                basis: layout.place(basis),
+                residual: layout.place(residual),
+            },
+            arena: layout.arena(),
+            split: split.clone(),
+            config: *config,
+            frozen: false,
+            orthogonality: *orthogonality,
+        })
+    }
+
+    pub(crate) fn backbone(&self) -> &Learner {
+        &self.backbone
+    }
+
+    pub(crate) fn main(&self) -> &Learner {
+        &self.main
+    }
+
+    /// Backbone and main model.
+    pub(crate) fn learners_mut(&mut self) -> [&mut Learner; 2] {
+        [&mut self.backbone, &mut self.main]
+    }
+
+    pub(crate) fn config(&self) -> &SplitConfig {
+        &self.config
+    }
+
+    /// Bytes of buffers, parameters and optimiser state.
+    pub(crate) fn bytes(&self) -> usize {
+        self.backbone.bytes() + self.main.bytes() + self.arena.bytes()
+    }
+
+    /// Stops training the backbone: from here on it runs in evaluation mode.
+    pub(crate) fn freeze_backbone(&mut self) {
+        self.frozen = true;
+    }
+
+    /// Where the images of the next pass go.
+    pub(crate) fn input_mut(&mut self, records: usize) -> &mut [f32] {
+        let place = self.backbone.executor().input_place(records);
+        &mut self.arena.floats[place]
+    }
+
+    /// The backbone's output for the last single record, `[1, C, H, W]`.
+    pub(crate) fn sample(&self) -> View<'_> {
+        let data = &self.arena.floats[self.backbone.executor().output_place(1)];
+        View { shape: self.split.sample_shape().batched(1), data }
+    }
+
+    /// Logits `[records, K]` of the main model.
+    pub(crate) fn forward(&mut self, pass: Pass, threads: &Threads) -> Result<&[f32], RunError> {
+        let mode = if self.frozen { Mode::Eval } else { pass.mode };
+        self.backbone.run_in(&mut self.arena, |backbone| _ = backbone.forward(Pass { mode, ..pass }, threads));
+        self.split_into_main(pass.records, false, threads)?;
+        self.main.run_in(&mut self.arena, |main| _ = main.forward(pass, threads));
+        Ok(&self.arena.floats[self.main.executor().output_place(pass.records)])
+    }
+
+    /// Residuals `[records, C, H, W]` of the images in the input, from the frozen backbone.
+    pub(crate) fn residuals(&mut self, records: usize, threads: &Threads) -> Result<&[f32], RunError> {
+        self.backbone.run_in(&mut self.arena, |backbone| _ = backbone.predict(records, threads));
+        self.split_into_main(records, true, threads)?;
+        let len = records * self.split.sample_shape().len();
+        Ok(&self.arena.floats[first(&self.places.residual, len)])
+    }
+
+    /// Splits the backbone's output; the main part goes into the main model's input.
+    fn split_into_main(
+        &mut self,
+        records: usize,
+        with_residual: bool,
+        threads: &Threads,
+    ) -> Result<(), RunError> {
+        let sample = self.split.sample_shape();
+        let places = [
+            self.backbone.executor().output_place(records),
+            self.main.executor().input_place(records),
+            first(&self.places.principal, records * self.split.principal_shape().len()),
+            first(&self.places.basis, records * self.split.basis_shape().len()),
+            first(&self.places.residual, records * sample.len()),
+        ];
+        let [x, main, principal, basis, residual] = together(&mut self.arena, places);
+        let x = View { shape: sample.batched(records), data: x };
+        let residual = with_residual.then_some(residual);
+        self.split
+            .forward(x, SplitOutput { principal, basis, main: Some(main), residual }, threads)
+            .map_err(request)
+    }
+
+    /// Gradients for the last forward pass, which was `pass`, and one update.
+    pub(crate) fn learn(
+        &mut self,
+        grad_logits: &[f32],
+        pass: Pass,
+        rate: f32,
+        threads: &Threads,
+    ) -> Result<(), RunError> {
+        let (trained, arena) = (!self.frozen, &mut self.arena);
+        self.main.run_in(arena, |main| _ = main.backward(grad_logits, pass, trained, threads));
+        if trained {
+            self.split_gradient(pass.records, threads)?;
+            self.backbone.run_in(&mut self.arena, |backbone| backbone.backward_in_place(pass, false, threads));
+        }
+        if self.orthogonality > 0.0 {
+            self.main.regularise_orthogonality(self.orthogonality, threads);
+        }
+        self.main.update(rate);
+        if trained {
+            self.backbone.update(rate);
+        }
+        Ok(())
+    }
+
+    /// The gradient of the main model's input becomes that of the backbone's output.
+    fn split_gradient(&mut self, records: usize, threads: &Threads) -> Result<(), RunError> {
+        let main = self.main.executor();
+        let places = [
+            main.grad_input_place(records).expect("the main model's output depends on its input"),
+            first(&self.places.basis, records * self.split.basis_shape().len()),
+            self.backbone.executor().grad_output_place(records),
+        ];
+        let [grad_main, basis, grad_sample] = together(&mut self.arena, places);
+        let grad_main = View { shape: self.split.main_shape().batched(records), data: grad_main };
+        self.split.backward(basis, grad_main, grad_sample, threads).map_err(request)
+    }
+}
+
+/// The first `len` elements of a buffer for a whole batch.
+fn first(place: &Range<usize>, len: usize) -> Range<usize> {
+    place.start..place.start + len
+}
+
+fn together<const N: usize>(arena: &mut Arena, places: [Range<usize>; N]) -> [&mut [f32]; N] {
+    arena.floats.get_disjoint_mut(places).expect("buffers of the same step are apart")
+}
