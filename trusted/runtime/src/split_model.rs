@@ -46,8 +46,8 @@ impl SplitModel {
         let mut backbone_plan = Plan::forward(backbone, batch, &mut timeline);
         timeline.step("split, forward");
         timeline.read(backbone_plan.output(backbone));
-        let [principal, basis, residual] =
-            [split.principal_shape(), split.basis_shape(), sample].map(|shape| timeline.make(batch * shape.len()));
+        let [principal, basis, residual] = [split.principal_shape(), split.basis_shape(), sample]
+            .map(|shape| timeline.make(batch * shape.len()));
         let mut main_plan = Plan::forward(main, batch, &mut timeline);
         timeline.step("loss");
         timeline.read(main_plan.output(main));
@@ -119,7 +119,8 @@ impl SplitModel {
     /// Logits `[records, K]` of the main model.
     pub(crate) fn forward(&mut self, pass: Pass, threads: &Threads) -> Result<&[f32], RunError> {
         let mode = if self.frozen { Mode::Eval } else { pass.mode };
-        self.backbone.run_in(&mut self.arena, |backbone| _ = backbone.forward(Pass { mode, ..pass }, threads));
+        self.backbone
+            .run_in(&mut self.arena, |backbone| _ = backbone.forward(Pass { mode, ..pass }, threads));
         self.split_into_main(pass.records, false, threads)?;
         self.main.run_in(&mut self.arena, |main| _ = main.forward(pass, threads));
         Ok(&self.arena.floats[self.main.executor().output_place(pass.records)])
@@ -168,7 +169,8 @@ impl SplitModel {
         self.main.run_in(arena, |main| _ = main.backward(grad_logits, pass, trained, threads));
         if trained {
             self.split_gradient(pass.records, threads)?;
-            self.backbone.run_in(&mut self.arena, |backbone| backbone.backward_in_place(pass, false, threads));
+            self.backbone
+                .run_in(&mut self.arena, |backbone| backbone.backward_in_place(pass, false, threads));
         }
         if self.orthogonality > 0.0 {
             self.main.regularise_orthogonality(self.orthogonality, threads);

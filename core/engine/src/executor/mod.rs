@@ -71,7 +71,8 @@ impl Executor {
     }
 
     fn with_gradients(mut self) -> Self {
-        self.grad_params = self.graph.param_specs().into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
+        self.grad_params =
+            self.graph.param_specs().into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
         self
     }
 
@@ -230,8 +231,8 @@ impl Executor {
         let value = |v, read: bool| read.then(|| self.place(v, records));
         let wanted = |v: ValueId| want_input || v != ValueId::INPUT;
         let [first, second] = inputs.places(|i| value(node.inputs[i], inputs.read(reads.inputs, i)));
-        let mut grads = inputs
-            .places(|i| self.grad_place(node.inputs[i], records).filter(|_| wanted(node.inputs[i])));
+        let mut grads =
+            inputs.places(|i| self.grad_place(node.inputs[i], records).filter(|_| wanted(node.inputs[i])));
         if inputs.same && wanted(node.inputs[0]) {
             grads[1] = cut(self.plan.twice[n].as_ref(), inputs.shapes[1]).unwrap_or_default();
         }
@@ -353,3 +354,6 @@ fn node_mode(mode: Mode, n: usize) -> Mode {
         Mode::Eval => Mode::Eval,
     }
 }
+
+#[cfg(test)]
+mod tests;
