@@ -1,6 +1,6 @@
 //! A model with everything that changes while it is trained.
 
-use kernels::{Mode, Threads, softmax_cross_entropy};
+use kernels::{Mode, Scratch, Threads, softmax_cross_entropy};
 use model::{Graph, Parameters};
 use serde::{Deserialize, Serialize};
 use tensor::{Tensor, View};
@@ -97,7 +97,7 @@ impl Learner {
         self.executor.forward(&mut self.parameters, pass, threads)
     }
 
-    /// The output of the last forward pass, `[records, …]`, until its backward pass begins.
+    /// The output of the last forward pass, `[records, …]`, until the next pass begins.
     pub fn output(&self, records: usize) -> View<'_> {
         let graph = self.executor.graph();
         View { shape: graph.shape(graph.output(), records), data: self.executor.output(records) }
@@ -108,6 +108,11 @@ impl Learner {
         let state =
             self.parameters.params.iter().chain(&self.parameters.buffers).chain(self.optimiser.state());
         self.executor.bytes() + state.map(|t| 4 * t.shape().len()).sum::<usize>()
+    }
+
+    /// Scratch memory that any step takes on so many threads; for [`Threads::reserve`].
+    pub fn scratch(&self, threads: usize) -> Scratch {
+        self.executor.scratch(threads).or(orthogonality::scratch(self.graph()))
     }
 
     /// Gradients of the last forward pass; see [`Executor::backward`].
@@ -140,20 +145,14 @@ impl Learner {
     /// Forward, softmax cross-entropy on the model's own logits, backward, update: one step of an ordinary classifier.
     ///
     /// Returns the logits `[records, K]` from before the update and the mean loss in nats.
-    pub fn train_step(
-        &mut self,
-        labels: &[u32],
-        pass: Pass,
-        rate: f32,
-        threads: &Threads,
-    ) -> (Vec<f32>, f32) {
+    pub fn train_step(&mut self, labels: &[u32], pass: Pass, rate: f32, threads: &Threads) -> (&[f32], f32) {
         let classes = self.graph().classes();
-        let logits = self.forward(pass, threads).to_vec();
-        let mut grad = vec![0.0; logits.len()];
-        let loss = softmax_cross_entropy::loss_and_gradient(&logits, labels, classes, &mut grad);
-        self.backward(&grad, pass, false, threads);
+        self.forward(pass, threads);
+        let (logits, grad) = self.executor.output_and_gradient(pass.records);
+        let loss = softmax_cross_entropy::loss_and_gradient(logits, labels, classes, grad);
+        self.backward_in_place(pass, false, threads);
         self.update(rate);
-        (logits, loss)
+        (self.executor.output(pass.records), loss)
     }
 
     /// Logits in evaluation mode.

@@ -1,7 +1,7 @@
 //! Orthogonality regularisation of convolutions: `λ·‖W Wᵀ − I‖²`.
 
-use kernels::gemm::{Matrix, multiply};
-use kernels::{Op, Threads};
+use kernels::gemm::{self, Matrix, multiply};
+use kernels::{Op, Scratch, Threads};
 use model::Graph;
 use tensor::Tensor;
 
@@ -29,7 +29,7 @@ pub(crate) fn add_gradient(
         let inputs = kernel.len() / outputs.max(1);
         let matrix = Matrix::new(kernel, outputs, inputs);
         let (wide, rows) = if outputs <= inputs { (matrix, outputs) } else { (matrix.transposed(), inputs) };
-        let mut excess = vec![0.0; rows * rows];
+        let mut excess = threads.scratch(rows * rows);
         multiply(threads, 1.0, wide, wide.transposed(), 0.0, &mut excess);
         excess.iter_mut().step_by(rows + 1).for_each(|diagonal| *diagonal -= 1.0);
         let excess = Matrix::new(&excess, rows, rows);
@@ -41,6 +41,19 @@ pub(crate) fn add_gradient(
             multiply(threads, 4.0 * weight, matrix, excess, 1.0, grad);
         }
     }
+}
+
+/// Scratch memory of [`add_gradient`].
+pub(crate) fn scratch(graph: &Graph) -> Scratch {
+    let of_kernel = |node: &model::Node| {
+        let Op::Conv2d(conv) = &node.op else { return Scratch::NONE };
+        let inputs = conv.in_channels / conv.groups * conv.kernel[0] * conv.kernel[1];
+        let (rows, columns) = (conv.out_channels.min(inputs), conv.out_channels.max(inputs));
+        let square = gemm::scratch([rows, columns, rows]);
+        let gradient = gemm::scratch([rows, rows, columns]).or(gemm::scratch([columns, rows, rows]));
+        square.or(gradient).and(Scratch::shared([rows * rows]))
+    };
+    graph.nodes().iter().map(of_kernel).fold(Scratch::NONE, Scratch::or)
 }
 
 #[cfg(test)]

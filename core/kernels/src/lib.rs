@@ -15,8 +15,10 @@ pub mod flatten;
 pub mod gemm;
 pub mod linear;
 pub mod operator;
+pub mod parts;
 pub mod pool;
 pub mod registry;
+mod scratch;
 mod simd;
 pub mod softmax_cross_entropy;
 mod sums;
@@ -31,6 +33,7 @@ pub use operator::{
     Backward, Forward, GradInput, MAX_INPUTS, Mode, Operator, ParamSpec, Reads, Saved, SavedLen, SavedMut,
 };
 pub use registry::Op;
+pub use scratch::Scratch;
 pub use threads::Threads;
 
 #[doc(hidden)]

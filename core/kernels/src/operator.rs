@@ -2,7 +2,7 @@
 
 use tensor::{Shape, ShapeError, Tensor, View, ViewMut};
 
-use crate::Threads;
+use crate::{Scratch, Threads};
 
 /// One operator of a model graph: its attributes, its shapes, and its two passes.
 pub trait Operator {
@@ -38,6 +38,11 @@ pub trait Operator {
     /// Multiply-adds of one forward pass over these inputs; 0 for operators without products.
     fn macs(&self, _inputs: &[Shape]) -> u64 {
         0
+    }
+
+    /// Scratch memory that either pass takes at most, for these input shapes or shorter batches.
+    fn scratch(&self, _inputs: &[Shape], _threads: usize) -> Scratch {
+        Scratch::NONE
     }
 
     /// Writes every element of `output`.

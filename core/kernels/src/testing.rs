@@ -74,6 +74,7 @@ impl<'a> Node<'a> {
         len.indices += 3;
         let mut saved = Kept::new(len);
         let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
+        let threads = self.reserved_threads();
         self.op.forward(Forward {
             inputs: &inputs,
             params: &self.params,
@@ -81,8 +82,9 @@ impl<'a> Node<'a> {
             output: output.view_mut(),
             saved: SavedMut { floats: &mut saved.floats, indices: &mut saved.indices },
             mode: self.mode,
-            threads: &Threads::new(self.threads),
+            threads: &threads,
         });
+        assert_eq!(threads.grown(), 0, "{}: `scratch` tells too little for {shapes:?}", self.op.name());
         (output, saved)
     }
 
@@ -149,6 +151,7 @@ impl<'a> Node<'a> {
             .collect();
         let reads = self.op.backward_reads();
         let inputs: Vec<_> = self.inputs.iter().zip(reads.inputs).map(|(x, read)| given(x, read)).collect();
+        let threads = self.reserved_threads();
         self.op.backward(Backward {
             inputs: &inputs,
             params: &self.params,
@@ -159,8 +162,17 @@ impl<'a> Node<'a> {
             grad_inputs: &mut wanted,
             grad_params,
             mode: self.mode,
-            threads: &Threads::new(self.threads),
+            threads: &threads,
         });
+        assert_eq!(threads.grown(), 0, "{}: `scratch` tells too little", self.op.name());
+    }
+
+    /// Threads with as much scratch memory as the operator says it takes.
+    fn reserved_threads(&self) -> Threads {
+        let shapes: Vec<_> = self.inputs.iter().map(Tensor::shape).collect();
+        let threads = Threads::new(self.threads);
+        threads.reserve(&self.op.scratch(&shapes, self.threads));
+        threads
     }
 }
 

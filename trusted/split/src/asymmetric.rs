@@ -1,14 +1,13 @@
 //! Delta's split of a batch: principal channels at low resolution, and the rest.
 
-use std::slice::{ChunksExact, ChunksExactMut};
-
-use kernels::Threads;
-use kernels::gemm::{Matrix, multiply};
+use kernels::gemm::{self, Matrix, multiply};
+use kernels::parts::Chunks;
+use kernels::{Scratch, Threads};
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError, View};
 
 use crate::Dct;
-use crate::channels::{exact_basis, light_basis};
+use crate::channels::{exact_basis, light_basis, light_scratch};
 
 /// How the principal channels are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,12 +173,25 @@ impl AsymmetricSplit {
         let basis = samples(basis, n, self.basis_shape())?;
         let main = optional_samples(main, n, self.main_shape())?;
         let residual = optional_samples(residual, n, self.sample_shape())?;
-        let items =
-            x.data.chunks_exact(self.sample_shape().len()).zip(principal).zip(basis).zip(main).zip(residual);
-        threads.for_each_item(items.collect(), |((((x, principal), basis), main), residual)| {
-            self.split_one(threads, x, principal, basis, main, residual);
+        let len = self.sample_shape().len();
+        let parts = ((principal, basis), (main, residual));
+        threads.for_each_part(parts, |i, ((principal, basis), (main, residual))| {
+            self.split_one(threads, &x.data[i * len..][..len], principal, basis, main, residual);
         });
         Ok(())
+    }
+
+    /// Scratch memory that a pass over `batch` samples takes, either way; the exact method allocates beside it.
+    pub fn scratch(&self, batch: usize) -> Scratch {
+        let ([c, h, w], r, low) = (self.sample, self.config.rank, self.low[0] * self.low[1]);
+        let images = Scratch::each([r * h * w]);
+        let widths = self.dct.scratch(r, [h, w]).or(gemm::scratch([r, c, h * w]).in_each());
+        let expand = widths.or(gemm::scratch([c, r, h * w]).in_each()).and(images);
+        let forward =
+            light_scratch([c, h * w], r).or(expand.clone()).or(gemm::scratch([c, r, low]).in_each());
+        let backward =
+            gemm::scratch([r, c, low]).in_each().or(expand).and(Scratch::shared([batch * r * low]));
+        forward.or(backward)
     }
 
     fn split_one(
@@ -225,10 +237,10 @@ impl AsymmetricSplit {
     ) -> Result<(), SplitError> {
         let n = batch(grad_main.shape, self.main_shape(), "gradient of the main part")?;
         let (c, r, low) = (self.sample[0], self.config.rank, self.low[0] * self.low[1]);
-        let bases = samples_of(basis, n, self.basis_shape())?;
+        checked_len(basis.len(), n, self.basis_shape())?;
         let mut principal = threads.scratch(n * r * low);
-        let items = bases.zip(grad_main.data.chunks_exact(c * low)).zip(principal.chunks_exact_mut(r * low));
-        threads.for_each_item(items.collect(), |((basis, grad), principal)| {
+        threads.for_each_chunk(&mut principal, r * low, |i, principal| {
+            let (basis, grad) = (&basis[i * c * r..][..c * r], &grad_main.data[i * c * low..][..c * low]);
             let u = Matrix::new(basis, c, r);
             multiply(threads, 1.0, u.transposed(), Matrix::new(grad, c, low), 0.0, principal);
         });
@@ -252,10 +264,11 @@ impl AsymmetricSplit {
     ) -> Result<(), SplitError> {
         let n = batch(principal.shape, self.principal_shape(), "principal channels")?;
         let ([c, h, w], r) = (self.sample, self.config.rank);
-        let bases = samples_of(basis, n, self.basis_shape())?;
-        let principal = principal.data.chunks_exact(self.principal_shape().len());
-        let items = bases.zip(principal).zip(samples(expanded, n, self.sample_shape())?);
-        threads.for_each_item(items.collect(), |((basis, principal), expanded)| {
+        checked_len(basis.len(), n, self.basis_shape())?;
+        checked_len(expanded.len(), n, self.sample_shape())?;
+        let len = self.principal_shape().len();
+        threads.for_each_chunk(expanded, c * h * w, |i, expanded| {
+            let (basis, principal) = (&basis[i * c * r..][..c * r], &principal.data[i * len..][..len]);
             let mut images = threads.scratch(r * h * w);
             self.dct.up(threads, principal, [h, w], &mut images);
             multiply(threads, 1.0, Matrix::new(basis, c, r), Matrix::new(&images, r, h * w), 0.0, expanded);
@@ -280,23 +293,16 @@ fn checked_len(found: usize, n: usize, sample: Shape) -> Result<usize, SplitErro
     }
 }
 
-fn samples_of(data: &[f32], n: usize, sample: Shape) -> Result<ChunksExact<'_, f32>, SplitError> {
-    Ok(data.chunks_exact(checked_len(data.len(), n, sample)?))
+fn samples(data: &mut [f32], n: usize, sample: Shape) -> Result<Chunks<'_, f32>, SplitError> {
+    let len = checked_len(data.len(), n, sample)?;
+    Ok(Chunks { data, len })
 }
 
-fn samples(data: &mut [f32], n: usize, sample: Shape) -> Result<ChunksExactMut<'_, f32>, SplitError> {
-    Ok(data.chunks_exact_mut(checked_len(data.len(), n, sample)?))
-}
-
-/// The samples of a buffer that may be absent; without it, `None` for ever.
+/// The samples of a buffer that may be absent.
 fn optional_samples(
     data: Option<&mut [f32]>,
     n: usize,
     sample: Shape,
-) -> Result<impl Iterator<Item = Option<&mut [f32]>>, SplitError> {
-    let mut chunks = data.map(|data| samples(data, n, sample)).transpose()?;
-    Ok(std::iter::from_fn(move || match &mut chunks {
-        Some(chunks) => chunks.next().map(Some),
-        None => Some(None),
-    }))
+) -> Result<Option<Chunks<'_, f32>>, SplitError> {
+    data.map(|data| samples(data, n, sample)).transpose()
 }

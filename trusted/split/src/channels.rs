@@ -3,8 +3,8 @@
 //! A basis `Û` `[C, r]` has orthonormal columns; `V = Ûᵀ X` are the principal channels and `Û V` is the low-rank part.
 //! Where `X` has a lower rank, columns may be zero; `Û Ûᵀ` is a projection in either case.
 
-use kernels::Threads;
-use kernels::gemm::{Matrix, multiply};
+use kernels::gemm::{self, Matrix, multiply};
+use kernels::{Scratch, Threads};
 
 /// Squared norms below this fraction of what they were before orthogonalisation are rounding, not direction.
 const NOTHING_LEFT: f32 = 1e-12;
@@ -41,6 +41,13 @@ pub fn light_basis(
     }
     orthonormalise(&mut columns, c);
     transpose(&columns, [rank, c], basis);
+}
+
+/// Scratch memory of [`light_basis`], inside a job.
+pub(crate) fn light_scratch([c, p]: [usize; 2], rank: usize) -> Scratch {
+    let (n, pixels) = (c.min(p), if c <= p { 0 } else { rank * p });
+    let products = gemm::scratch([n, c.max(p), n]).or(gemm::scratch([rank, p, c]));
+    products.and(Scratch::each([n * n, rank * c, pixels, n])).in_each()
 }
 
 /// Power iteration with deflation on a symmetric matrix `gram` `[n, n]`, which is destroyed; `found` `[rank, n]`.

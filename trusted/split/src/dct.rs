@@ -2,8 +2,8 @@
 
 use std::f64::consts::PI;
 
-use kernels::Threads;
-use kernels::gemm::{Matrix, multiply};
+use kernels::gemm::{self, Matrix, multiply};
+use kernels::{Scratch, Threads};
 
 use crate::SplitError;
 
@@ -54,6 +54,16 @@ impl Dct {
             return Err(SplitError::Blocks { block: self.block, height, width });
         }
         Ok([height / self.block * self.keep, width / self.block * self.keep])
+    }
+
+    /// Scratch memory of [`Dct::low`] and [`Dct::up`] over `n` channels, inside a job.
+    pub(crate) fn scratch(&self, n: usize, [h, w]: [usize; 2]) -> Scratch {
+        let low_w = w / self.block * self.keep;
+        let sides = [(self.block, self.keep), (self.keep, self.block)];
+        let along = sides.map(|(from, to)| gemm::scratch([n * h * w / self.block, from, to]));
+        let across = sides.map(|(from, to)| gemm::scratch([to, from, low_w]));
+        let products = along.into_iter().chain(across).fold(Scratch::NONE, Scratch::or);
+        products.and(Scratch::each([n * h * low_w])).in_each()
     }
 
     /// The small images of several channels.

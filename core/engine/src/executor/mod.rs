@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kernels::{Backward, Forward, GradInput, MAX_INPUTS, Mode, Saved, SavedMut, Threads};
+use kernels::{Backward, Forward, GradInput, MAX_INPUTS, Mode, Saved, SavedMut, Scratch, Threads};
 use model::{Graph, Node, Parameters, ValueId};
 use tensor::{Shape, Tensor, View, ViewMut};
 
@@ -37,10 +37,10 @@ impl Executor {
         let mut plan = Plan::forward(&graph, batch, &mut timeline);
         timeline.step("loss");
         timeline.read(plan.output(&graph));
-        if let Some(grad_input) = plan.backward(&graph, batch, &mut timeline) {
-            timeline.step("end");
-            timeline.read(grad_input);
-        }
+        let grad_input = plan.backward(&graph, batch, &mut timeline);
+        timeline.step("end");
+        timeline.read(plan.output(&graph));
+        grad_input.into_iter().for_each(|grad| timeline.read(grad));
         Executor::in_own_arena(graph, batch, &plan, &timeline.lay_out()).with_gradients()
     }
 
@@ -97,6 +97,15 @@ impl Executor {
         self.arena.bytes() + 4 * grads
     }
 
+    /// Scratch memory that any pass takes on so many threads.
+    pub fn scratch(&self, threads: usize) -> Scratch {
+        let of_node = |n: usize| {
+            let inputs = self.graph.input_shapes(n, self.batch);
+            self.graph.nodes()[n].op.operator().scratch(&inputs, threads)
+        };
+        (0..self.graph.nodes().len()).map(of_node).fold(Scratch::NONE, Scratch::or)
+    }
+
     /// Where the input of the next pass goes: `[records, C, H, W]`. The pass uses it up.
     ///
     /// # Panics
@@ -126,7 +135,7 @@ impl Executor {
         self.output(pass.records)
     }
 
-    /// The output of the last forward pass, `[records, …]`, until its backward pass begins.
+    /// The output of the last forward pass, `[records, …]`, until the next pass begins.
     pub fn output(&self, records: usize) -> &[f32] {
         &self.arena.floats[self.output_place(records)]
     }
@@ -176,6 +185,16 @@ impl Executor {
     /// Where the input's gradient lies in the arena after a backward pass that was asked for it, `[records, C, H, W]`.
     pub fn grad_input_place(&self, records: usize) -> Option<Range<usize>> {
         self.grad_place(ValueId::INPUT, records)
+    }
+
+    /// The output of the last forward pass, and where its gradient goes; both `[records, …]`.
+    ///
+    /// # Panics
+    /// If the executor was made for inference.
+    pub fn output_and_gradient(&mut self, records: usize) -> (&[f32], &mut [f32]) {
+        let places = [self.output_place(records), self.grad_output_place(records)];
+        let [output, gradient] = disjoint(&mut self.arena.floats, places);
+        (output, gradient)
     }
 
     /// Propagates `grad_output` (shape of the output) back through the last forward pass, which was `pass`.

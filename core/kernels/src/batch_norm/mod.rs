@@ -8,7 +8,7 @@ use tensor::{Shape, ShapeError};
 
 use self::passes::Coefficients;
 use self::statistics::Moments;
-use crate::{Backward, Forward, Mode, Operator, ParamSpec, Reads, SavedLen, check};
+use crate::{Backward, Forward, Mode, Operator, ParamSpec, Reads, SavedLen, Scratch, check};
 
 /// Batch normalisation with affine parameters and running statistics, as PyTorch's `BatchNorm2d`.
 ///
@@ -65,6 +65,10 @@ impl Operator for BatchNorm2d {
 
     fn backward_reads(&self) -> Reads {
         Reads::INPUTS
+    }
+
+    fn scratch(&self, _inputs: &[Shape], _threads: usize) -> Scratch {
+        Scratch::shared([2 * self.channels; 2])
     }
 
     fn forward(&self, pass: Forward<'_>) {

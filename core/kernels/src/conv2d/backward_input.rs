@@ -2,8 +2,9 @@ use super::columns::{Images, add_back};
 use super::forward::{Start, convolve};
 use super::geometry::Geometry;
 use super::pieces::{Piece, divide};
+use super::scratch;
 use crate::gemm::{self, Kernel, MAX_WIDTH, Matrix, Output};
-use crate::{GradInput, Threads};
+use crate::{GradInput, Scratch, Threads};
 
 /// Gradient of the input.
 ///
@@ -22,6 +23,26 @@ pub(super) fn backward_input(
             as_convolution(threads, geometry, &transposed, dy, weight, dx)
         }
         _ => by_columns(threads, geometry, dy, weight, dx),
+    }
+}
+
+/// What [`backward_input`] takes for `images` images or fewer.
+pub(super) fn scratch(geometry: &Geometry, images: usize) -> Scratch {
+    match geometry.transposed() {
+        Some(transposed) if geometry.inputs >= FEW || geometry.taps() == 1 => {
+            let turned = geometry.groups * geometry.outputs * geometry.depth();
+            scratch::convolve(&transposed, images).and(Scratch::shared([turned]))
+        }
+        _ => {
+            let (plane, columns) = (geometry.output_plane(), geometry.depth());
+            let together = (MAX_WIDTH / plane).max(1).min(images);
+            let rows = together * plane;
+            // Fewer columns are made in longer steps: at most this much.
+            let made = (columns * rows).min(COLUMNS + columns * MAX_WIDTH);
+            let [height, width] = geometry.padded();
+            let product = gemm::scratch_len(Kernel::detected(), rows, geometry.outputs);
+            Scratch::each([product, made, together * geometry.inputs * height * width])
+        }
     }
 }
 
@@ -71,7 +92,7 @@ fn by_columns(threads: &Threads, geometry: &Geometry, dy: &[f32], weight: &[f32]
     let sizes = [geometry.groups, geometry.inputs, geometry.input_plane()];
     let accumulate = dx.accumulate;
     let pieces = divide(dx.data, sizes, threads.count(), together, 1);
-    threads.for_each_item(pieces, |mut piece| {
+    threads.for_each_part(pieces, |_, mut piece| {
         for group in piece.groups.clone() {
             group_columns(threads, kernel, geometry, dy, weight, &mut piece, group, accumulate);
         }

@@ -42,7 +42,7 @@ pub(super) fn convolve<'w>(
     let together = images_together(geometry, gemm::tile_rows(kernel, depth));
     let sizes = [geometry.groups, geometry.outputs, geometry.output_plane()];
     let pieces = divide(y, sizes, threads.count(), together, kernel.cols());
-    threads.for_each_item(pieces, |mut piece| {
+    threads.for_each_part(pieces, |_, mut piece| {
         piece.begin(geometry, start);
         for group in piece.groups.clone() {
             let right = weights(group).columns(piece.channels.clone());

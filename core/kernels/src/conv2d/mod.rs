@@ -12,6 +12,7 @@ mod forward;
 mod geometry;
 mod pieces;
 mod plan;
+mod scratch;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use self::geometry::Geometry;
 #[doc(hidden)]
 pub use self::plan::Way;
 use self::winograd::{F2, F4, Kernels};
-use crate::{Backward, Forward, Operator, ParamSpec, Reads, Threads, check, sums};
+use crate::{Backward, Forward, Operator, ParamSpec, Reads, Scratch, Threads, check, sums};
 
 /// 2-D convolution: any kernel size, stride, zero padding, dilation and groups, with or without bias.
 ///
@@ -125,6 +126,10 @@ impl Operator for Conv2d {
 
     fn backward_reads(&self) -> Reads {
         Reads::INPUTS
+    }
+
+    fn scratch(&self, inputs: &[Shape], threads: usize) -> Scratch {
+        scratch::most(&self.geometry(inputs[0]), inputs[0].dims()[0], threads)
     }
 
     fn forward(&self, pass: Forward<'_>) {

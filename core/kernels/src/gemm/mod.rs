@@ -18,7 +18,7 @@ pub(crate) use blocks::multiply as multiply_panels;
 pub(crate) use blocks::{Output, Panels, ROWS_STRIP, multiply_packed, scratch_len, tile_rows};
 pub(crate) use kernel::{Kernel, MAX_WIDTH};
 
-use crate::Threads;
+use crate::{Scratch, Threads};
 
 /// A borrowed matrix with any non-negative strides, checked to lie inside its slice.
 #[derive(Clone, Copy)]
@@ -59,6 +59,15 @@ pub fn multiply(threads: &Threads, scale: f32, a: Matrix<'_>, b: Matrix<'_>, kee
     } else {
         by_columns(threads, parts, scale, a, b, keep, c);
     }
+}
+
+/// Scratch memory that [`multiply`] takes for `a` `[m, depth]` and `b` `[depth, n]`, or fewer rows of `a`.
+pub fn scratch([m, depth, n]: [usize; 3]) -> Scratch {
+    let kernel = Kernel::detected();
+    let by_columns = Scratch::each([scratch_len(kernel, n, depth)]);
+    let few = m.min(MAX_WIDTH).min(n / 4);
+    let by_rows = Scratch::each([scratch_len(kernel, few, depth)]).and(Scratch::shared([few * n]));
+    by_columns.or(by_rows)
 }
 
 fn by_columns(

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
 use crate::gemm::{self, Matrix};
-use crate::{Backward, Forward, Operator, ParamSpec, Reads, check};
+use crate::{Backward, Forward, Operator, ParamSpec, Reads, Scratch, check};
 
 /// `y = x·Wᵀ + b` over the last axis.
 ///
@@ -49,6 +49,15 @@ impl Operator for Linear {
 
     fn backward_reads(&self) -> Reads {
         Reads::INPUTS
+    }
+
+    fn scratch(&self, inputs: &[Shape], _threads: usize) -> Scratch {
+        let (input, output) = (self.in_features, self.out_features);
+        let rows = inputs[0].len().checked_div(input).unwrap_or(0);
+        let forward = gemm::scratch([rows, input, output]);
+        let backward_input = gemm::scratch([rows, output, input]);
+        let backward_weight = gemm::scratch([output, rows, input]);
+        forward.or(backward_input).or(backward_weight)
     }
 
     fn forward(&self, pass: Forward<'_>) {

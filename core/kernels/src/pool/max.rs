@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
 use super::{Plane, infer_windows, window};
+use crate::parts::Chunks;
 use crate::simd::vectorised;
 use crate::{Backward, Forward, Operator, Reads, SavedLen, check};
 
@@ -47,9 +48,9 @@ impl Operator for MaxPool2d {
         }
         let (len, images) = (plane.output_len(), pass.output.shape.dims()[0].max(1));
         let image = pass.output.data.len() / images;
-        let indices = pass.saved.indices[..pass.output.data.len()].chunks_mut(image);
-        let parts = pass.output.data.chunks_mut(image).zip(indices).enumerate().collect();
-        pass.threads.for_each_item(parts, |(n, (output, indices))| {
+        let indices = Chunks { data: &mut pass.saved.indices[..pass.output.data.len()], len: image };
+        let outputs = Chunks { data: pass.output.data, len: image };
+        pass.threads.for_each_part((outputs, indices), |n, (output, indices)| {
             let planes = output.chunks_mut(len).zip(indices.chunks_mut(len));
             let inputs = x[n * (x.len() / images)..].chunks(plane.input_len());
             planes.zip(inputs).for_each(|((out, indices), x)| maxima(self, plane, x, out, indices));

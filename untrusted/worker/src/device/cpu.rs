@@ -106,6 +106,7 @@ impl Loaded {
         let test = Records::empty(load.test_records, 1, message_len)?;
         let records = [(RecordSet::Train, train), (RecordSet::Test, test)].into();
         let threads = Threads::new(load.threads);
+        threads.reserve(&learner.scratch(threads.count()));
         Ok(Loaded { learner, threads, records, order: None, waiting: None, load })
     }
 
@@ -154,8 +155,8 @@ impl Loaded {
         let (chosen, Step { pass, rate }) = self.begin(epoch, step)?;
         let labels = self.records[&RecordSet::Train].labels_of(&chosen)?;
         let (logits, _) = self.learner.train_step(&labels, pass, rate, &self.threads);
-        finite(&logits, step)?;
-        Ok((logits, chosen.len()))
+        finite(logits, step)?;
+        Ok((logits.to_vec(), chosen.len()))
     }
 
     /// Logits `[count, K]` of one step, whose update waits for a gradient.

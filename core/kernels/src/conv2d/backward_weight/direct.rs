@@ -3,9 +3,10 @@ use std::ops::Range;
 use super::super::columns::Images;
 use super::super::geometry::Geometry;
 use super::super::pieces::{Piece, divide};
+use super::super::scratch::padded;
 use super::positions_together;
-use crate::Threads;
 use crate::gemm::{self, Kernel, MAX_WIDTH, Matrix, Output, Panels};
+use crate::{Scratch, Threads};
 
 /// The gradient made as it lies in memory, from transposed columns and `dy` in place: for few columns.
 ///
@@ -17,7 +18,7 @@ pub(super) fn run(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32],
     let pieces = divide(dw, [geometry.groups, geometry.outputs, depth], threads.count(), 1, kernel.cols());
     let n = dy.len() / (geometry.groups * geometry.outputs * plane);
     let tile = positions_together(plane);
-    threads.for_each_item(pieces, |mut piece| {
+    threads.for_each_part(pieces, |_, mut piece| {
         let mut columns = threads.scratch(depth * tile);
         let mut packed = threads.scratch(depth.next_multiple_of(kernel.width()) * tile);
         for (group, image) in piece.groups.clone().flat_map(|g| (0..n).map(move |n| (g, n))) {
@@ -30,6 +31,13 @@ pub(super) fn run(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32],
             }
         }
     });
+}
+
+/// What [`run`] takes.
+pub(super) fn scratch(geometry: &Geometry) -> Scratch {
+    let (depth, tile) = (geometry.depth(), positions_together(geometry.output_plane()));
+    let packed = depth.next_multiple_of(Kernel::detected().width()) * tile;
+    Scratch::each([depth * tile, packed, padded(geometry, 1, geometry.inputs)])
 }
 
 /// Panels of the transposed columns: row = channel and tap, depth = position.

@@ -2,7 +2,7 @@ mod direct;
 mod transposed;
 
 use super::geometry::Geometry;
-use crate::Threads;
+use crate::{Scratch, Threads};
 
 /// Output positions summed in one pass of the product.
 const POSITIONS: usize = 256;
@@ -18,11 +18,24 @@ const LARGE_PLANE: usize = 64;
 /// `dw[k,c,i,j] = Σ_{n,h,w} dy[n,k,h,w] · x[n,c,h·s+i·d−p,w·s+j·d−p]`.
 ///
 pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    // One operand has to be transposed: the smaller one.
-    if geometry.depth() < geometry.outputs && geometry.output_plane() >= LARGE_PLANE {
+    if is_direct(geometry) {
         direct::run(threads, geometry, x, dy, dw);
     } else {
         transposed::run(threads, geometry, x, dy, dw);
+    }
+}
+
+/// One operand has to be transposed: the smaller one.
+fn is_direct(geometry: &Geometry) -> bool {
+    geometry.depth() < geometry.outputs && geometry.output_plane() >= LARGE_PLANE
+}
+
+/// What [`backward_weight`] takes for `images` images or fewer.
+pub(super) fn scratch(geometry: &Geometry, images: usize, threads: usize) -> Scratch {
+    if is_direct(geometry) {
+        direct::scratch(geometry)
+    } else {
+        transposed::scratch(geometry, images, threads)
     }
 }
 

@@ -3,9 +3,10 @@ use std::ops::Range;
 use super::super::columns::Images;
 use super::super::geometry::Geometry;
 use super::super::pieces::{Piece, divide};
+use super::super::scratch::padded;
 use super::{COLUMNS, POSITIONS, positions_together};
-use crate::Threads;
 use crate::gemm::{self, Kernel, MAX_WIDTH, Matrix, Output, Panels};
+use crate::{Scratch, Threads};
 
 /// The gradient made transposed, `[C·KH·KW, K]` per group, because the kernel writes along `K`; then turned round.
 ///
@@ -14,15 +15,40 @@ pub(super) fn run(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32],
     let (k, depth) = (geometry.outputs, geometry.depth());
     let mut sums = threads.scratch(dw.len());
     sums.fill(0.0);
-    // Whole channels where there are enough of them: then no image is padded twice.
-    let unit = if geometry.inputs >= 4 * threads.count() { geometry.taps() } else { 1 };
-    let pieces = divide(&mut sums, [geometry.groups, depth, k], threads.count(), 1, unit);
-    threads.for_each_item(pieces, |mut piece| {
+    let pieces =
+        divide(&mut sums, [geometry.groups, depth, k], threads.count(), 1, unit(geometry, threads.count()));
+    threads.for_each_part(pieces, |_, mut piece| {
         for group in piece.groups.clone() {
             Sum::new(geometry, x, dy, group, &mut piece).run(threads);
         }
     });
     transpose(threads, &sums, [depth, k], dw);
+}
+
+/// Whole channels where there are enough of them: then no image is padded twice.
+fn unit(geometry: &Geometry, threads: usize) -> usize {
+    if geometry.inputs >= 4 * threads { geometry.taps() } else { 1 }
+}
+
+/// What [`run`] takes for `images` images or fewer.
+pub(super) fn scratch(geometry: &Geometry, images: usize, threads: usize) -> Scratch {
+    let (depth, taps, outputs) = (geometry.depth(), geometry.taps(), geometry.outputs);
+    // As `divide` divides the rows of a single image.
+    let parts = if threads == 1 { 1 } else { threads.div_ceil(geometry.groups) };
+    let rows = depth.div_ceil(parts).next_multiple_of(unit(geometry, threads)).min(depth);
+    let channels = (rows.div_ceil(taps) + 1).min(geometry.inputs);
+    let (together, tile) = tiles(geometry, images);
+    let packed = outputs.next_multiple_of(Kernel::detected().width()) * tile;
+    let columns = (rows * tile).min(COLUMNS.max(tile));
+    let each = Scratch::each([packed, columns, padded(geometry, together, channels)]);
+    each.and(Scratch::shared([geometry.groups * outputs * depth]))
+}
+
+/// How many images are summed together, and how many of their positions at a time.
+fn tiles(geometry: &Geometry, images: usize) -> (usize, usize) {
+    let plane = geometry.output_plane();
+    let together = POSITIONS.div_ceil(plane).min(images.max(1));
+    (together, if together > 1 { together * plane } else { positions_together(plane) })
 }
 
 /// `[groups, rows, cols]` → `[groups, cols, rows]`.
@@ -69,8 +95,7 @@ impl<'a> Sum<'a> {
         let kernel = Kernel::detected();
         let plane = self.geometry.output_plane();
         let n = self.dy.len() / (self.geometry.groups * self.geometry.outputs * plane);
-        let together = POSITIONS.div_ceil(plane).min(n.max(1));
-        let tile = if together > 1 { together * plane } else { positions_together(plane) };
+        let (together, tile) = tiles(self.geometry, n);
         let mut packed = threads.scratch(self.geometry.outputs.next_multiple_of(kernel.width()) * tile);
         for first in (0..n).step_by(together) {
             let images = first..n.min(first + together);
