@@ -24,9 +24,15 @@ pub struct Draw {
 
 impl Augment {
     /// One draw per record of a step, in batch order.
-    pub fn draws(&self, seed: u64, epoch: usize, step: usize, count: usize) -> Vec<Draw> {
-        let mut stream = Stream::new(seed, Purpose::Augment, epoch as u64, step as u64);
-        (0..count).map(|_| self.draw(&mut stream)).collect()
+    pub fn draws(
+        &self,
+        seed: u64,
+        epoch: usize,
+        step: usize,
+        count: usize,
+    ) -> impl ExactSizeIterator<Item = Draw> + use<> {
+        let (augment, mut stream) = (*self, Stream::new(seed, Purpose::Augment, epoch as u64, step as u64));
+        (0..count).map(move |_| augment.draw(&mut stream))
     }
 
     /// What is done to a record for one of its views; view 0 is the record itself.
@@ -110,9 +116,10 @@ mod tests {
 
     #[test]
     fn draws_are_keyed_and_in_range() {
-        let draws = AUGMENT.draws(1, 2, 3, 1000);
-        assert_eq!(draws, AUGMENT.draws(1, 2, 3, 1000));
-        assert_ne!(draws, AUGMENT.draws(1, 2, 4, 1000));
+        let of_step = |step| AUGMENT.draws(1, 2, step, 1000).collect::<Vec<_>>();
+        let draws = of_step(3);
+        assert_eq!(draws, of_step(3));
+        assert_ne!(draws, of_step(4));
         assert!(draws.iter().all(|d| d.dy.abs() <= 2 && d.dx.abs() <= 2));
         let flips = draws.iter().filter(|d| d.flip).count();
         assert!((400..600).contains(&flips));
@@ -132,9 +139,9 @@ mod tests {
     #[test]
     fn switching_the_flip_off_keeps_the_shifts() {
         let without = Augment { flip: false, ..AUGMENT };
-        let shifts = |a: Augment| a.draws(1, 0, 0, 50).iter().map(|d| (d.dy, d.dx)).collect::<Vec<_>>();
+        let shifts = |a: Augment| a.draws(1, 0, 0, 50).map(|d| (d.dy, d.dx)).collect::<Vec<_>>();
         assert_eq!(shifts(AUGMENT), shifts(without));
-        assert!(without.draws(1, 0, 0, 50).iter().all(|d| !d.flip));
+        assert!(without.draws(1, 0, 0, 50).all(|d| !d.flip));
     }
 
     #[test]

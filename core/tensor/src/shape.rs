@@ -98,9 +98,10 @@ impl Shape {
     /// # Panics
     /// If the result would have more than [`MAX_RANK`] axes.
     pub fn batched(&self, n: usize) -> Self {
-        let mut dims = vec![n];
-        dims.extend_from_slice(self.dims());
-        Self::new(&dims)
+        assert!(self.rank() < MAX_RANK, "a batch of {self} has more than {MAX_RANK} axes");
+        let mut dims = [n; MAX_RANK];
+        dims[1..=self.rank()].copy_from_slice(self.dims());
+        Self::new(&dims[..=self.rank()])
     }
 
     /// `[n, C, H, W]` → `[C, H, W]`: the shape of one record.

@@ -86,7 +86,7 @@ impl Run {
             return Ok(None);
         }
         let all: Vec<u32> = (0..tests as u32).collect();
-        let labels = self.data.get(RecordSet::Test).labels_of(&all);
+        let labels = self.data.get(RecordSet::Test).labels_of(&all).collect::<Vec<_>>();
         let trusted = self.trusted_logits(RecordSet::Test)?;
         let alone = trusted.as_ref().map(|logits| correct(logits, &labels, classes) as f64 / tests as f64);
         let mut merged = trusted.unwrap_or_else(|| vec![0.0; tests * classes]);

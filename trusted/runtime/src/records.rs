@@ -85,7 +85,10 @@ impl Records {
         }
         self.record_len = record_len;
         self.root.take();
+        // Not more than is needed: this is the largest thing that is held.
+        self.pixels.get_mut().reserve_exact(pixels.len());
         self.pixels.get_mut().extend_from_slice(pixels);
+        self.labels.get_mut().reserve_exact(count);
         self.labels.get_mut().extend(labels);
         Ok(())
     }
@@ -109,8 +112,8 @@ impl Records {
     }
 
     /// Labels of the chosen records.
-    pub(crate) fn labels_of(&self, chosen: &[u32]) -> Vec<u32> {
-        chosen.iter().map(|&r| u32::from(self.labels()[r as usize])).collect()
+    pub(crate) fn labels_of(&self, chosen: &[u32]) -> impl Iterator<Item = u32> {
+        chosen.iter().map(|&r| u32::from(self.labels()[r as usize]))
     }
 
     /// A digest of all records, which stands for this data set in the ledger and in every noise derivation.

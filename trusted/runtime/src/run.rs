@@ -16,6 +16,7 @@ use crate::checkpoint::{self, Checkpoint, Job, Totals};
 use crate::flow::{self, Outsourced, Parts};
 use crate::messages::{self, Context, Messenger};
 use crate::records::DataSets;
+use crate::train::Batch;
 use crate::trusted_model::{InitialParameters, TrustedModel};
 use crate::{Host, RunError};
 
@@ -33,6 +34,7 @@ pub struct Run {
     pub(crate) pixels: InputForm,
     pub(crate) permissions: Permissions,
     pub(crate) threads: Threads,
+    pub(crate) batch: Batch,
 }
 
 /// How training ended.
@@ -98,6 +100,9 @@ impl Run {
             |graphs| TrustedModel::new(graphs, &initial, &spec.train.optimiser, spec.train.batch_size);
         let trusted = parts.trusted.as_ref().map(new_model).transpose()?;
         let threads = Threads::new(spec.threads);
+        if let Some(model) = &trusted {
+            threads.reserve(&model.scratch(threads.count()));
+        }
         Ok(Run {
             parts,
             initial,
@@ -110,6 +115,7 @@ impl Run {
             pixels,
             permissions,
             threads,
+            batch: Batch::default(),
             spec,
         })
     }

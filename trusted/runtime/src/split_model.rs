@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use engine::{Arena, Executor, Learner, OptimiserConfig, Pass, Plan, Timeline};
-use kernels::{Mode, Threads};
+use kernels::{Mode, Scratch, Threads};
 use split::{AsymmetricSplit, SplitConfig, SplitOutput};
 use tensor::View;
 
@@ -97,6 +97,12 @@ impl SplitModel {
     /// Bytes of buffers, parameters and optimiser state.
     pub(crate) fn bytes(&self) -> usize {
         self.backbone.bytes() + self.main.bytes() + self.arena.bytes()
+    }
+
+    /// Scratch memory that any step takes on so many threads.
+    pub(crate) fn scratch(&self, threads: usize) -> Scratch {
+        let split = self.split.scratch(self.backbone.batch());
+        self.backbone.scratch(threads).or(self.main.scratch(threads)).or(split)
     }
 
     /// Stops training the backbone: from here on it runs in evaluation mode.

@@ -64,7 +64,7 @@ impl Run {
             let epoch = self.steps_done / steps;
             self.announce(host, epoch, steps, &mut announced);
             let idle = remote.is_none() && self.totals.degraded.is_none();
-            if let Some(outsourced) = self.due(epoch).filter(|_| idle) {
+            if let Some(outsourced) = self.due(epoch).filter(|_| idle).cloned() {
                 let cpu = host.cpu_seconds();
                 let opened = self.open_remote(host, &outsourced, steps);
                 remote = self.or_degraded(host, opened)?;
@@ -128,8 +128,8 @@ impl Run {
     }
 
     /// The accelerator's part, from the epoch on in which it starts.
-    fn due(&self, epoch: usize) -> Option<Outsourced> {
-        self.parts.outsourced.clone().filter(|outsourced| epoch >= outsourced.first_epoch)
+    fn due(&self, epoch: usize) -> Option<&Outsourced> {
+        self.parts.outsourced.as_ref().filter(|outsourced| epoch >= outsourced.first_epoch)
     }
 
     fn announce(&self, host: &mut dyn Host, epoch: usize, steps: usize, announced: &mut Option<String>) {
@@ -212,7 +212,6 @@ impl Run {
         let views = self.views(epoch);
         let chosen = &order[batches::range(order.len(), train.batch_size, step)];
         let draws = train.augment.draws(train.seed, epoch, step, chosen.len());
-        let labels = self.data.get(RecordSet::Train).labels_of(chosen);
         let classes = self.spec.graph.classes();
         let seed = Stream::new(train.seed, Purpose::Dropout, epoch as u64, step as u64).next_u64();
         let rate = train.schedule.rate(epoch, step, steps);
@@ -226,43 +225,30 @@ impl Run {
                 Err(error) => self.check_remote(host, Err(error), remote)?,
             }
         }
-        let mut own = vec![0.0; chosen.len() * classes];
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.begin(self.data.get(RecordSet::Train).labels_of(chosen), classes);
         if let Some(model) = &mut self.trusted {
             let images = chosen.iter().zip(draws).map(|(&record, draw)| views.chosen(record as usize, draw));
             self.data.get(RecordSet::Train).fill(&self.pixels, images, model.input_mut(chosen.len()));
-            own.copy_from_slice(model.forward(pass, &self.threads)?);
+            batch.own.copy_from_slice(model.forward(pass, &self.threads)?);
         }
-        let mut logits = own.clone();
-        logits.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
-        let mut grad = vec![0.0; logits.len()];
-        let loss = softmax_cross_entropy::loss_and_gradient(&logits, &labels, classes, &mut grad);
+        let loss = batch.loss(residual.as_deref(), classes);
         if !loss.is_finite() {
             return Err(RunError::Diverged { step: self.steps_done + 1 });
         }
-        if remote.is_some() {
-            self.mix_own_loss(&own, &labels, &mut grad);
+        if let (Some(_), Flow::Delta(delta)) = (&remote, &self.spec.flow) {
+            batch.mix_own_loss(delta.own_loss, classes);
         }
         if let Some(model) = &mut self.trusted {
-            model.learn(&grad, pass, rate, &self.threads)?;
+            model.learn(&batch.grad, pass, rate, &self.threads)?;
         }
         self.steps_done += 1;
-        let correct = correct(&logits, &labels, classes);
-        let records = labels.len();
+        let (records, correct) = (chosen.len(), correct(&batch.logits, &batch.labels, classes));
+        self.batch = batch;
         self.totals.count(records, loss, correct);
         let steps_done = self.steps_done;
         host.report(Event::Step(Step { steps_done, epoch, records, loss, correct, rate }), &[]);
         Ok(())
-    }
-
-    /// Replaces a part of the merged loss's gradient by that of the trusted part's own loss, so that the trusted part stays
-    /// good alone.
-    fn mix_own_loss(&self, own: &[f32], labels: &[u32], grad: &mut [f32]) {
-        let Flow::Delta(delta) = &self.spec.flow else { return };
-        if delta.own_loss > 0.0 {
-            let mut own_grad = vec![0.0; own.len()];
-            softmax_cross_entropy::loss_and_gradient(own, labels, self.spec.graph.classes(), &mut own_grad);
-            grad.iter_mut().zip(own_grad).for_each(|(g, o)| *g += delta.own_loss * (o - *g));
-        }
     }
 
     fn end_epoch(
@@ -363,6 +349,46 @@ impl Run {
             (Release::PerStep, Some(epoch)) => (epoch, true),
         };
         Views { view, alone, augment: train.augment, seed: train.seed }
+    }
+}
+
+/// What a step computes outside of the model; kept, so that the next step allocates nothing.
+#[derive(Default)]
+pub(crate) struct Batch {
+    labels: Vec<u32>,
+    /// Logits of the trusted part alone, `[N, K]`.
+    own: Vec<f32>,
+    /// Logits of both parts.
+    logits: Vec<f32>,
+    /// Gradient of the loss with respect to the trusted part's logits.
+    grad: Vec<f32>,
+    own_grad: Vec<f32>,
+}
+
+impl Batch {
+    fn begin(&mut self, labels: impl Iterator<Item = u32>, classes: usize) {
+        self.labels.clear();
+        self.labels.extend(labels);
+        for numbers in [&mut self.own, &mut self.logits, &mut self.grad, &mut self.own_grad] {
+            numbers.clear();
+            numbers.resize(self.labels.len() * classes, 0.0);
+        }
+    }
+
+    /// Mean loss of the sum of both parts' logits, and its gradient.
+    fn loss(&mut self, residual: Option<&[f32]>, classes: usize) -> f32 {
+        self.logits.copy_from_slice(&self.own);
+        self.logits.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
+        softmax_cross_entropy::loss_and_gradient(&self.logits, &self.labels, classes, &mut self.grad)
+    }
+
+    /// Replaces a `share` of the merged loss's gradient by that of the trusted part's own loss, so that the trusted part
+    /// stays good alone.
+    fn mix_own_loss(&mut self, share: f32, classes: usize) {
+        if share > 0.0 {
+            softmax_cross_entropy::loss_and_gradient(&self.own, &self.labels, classes, &mut self.own_grad);
+            self.grad.iter_mut().zip(&self.own_grad).for_each(|(g, o)| *g += share * (o - *g));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The part of the model that the enclave computes.
 
 use engine::{Learner, LearnerState, OptimiserConfig, Pass, StateError};
-use kernels::Threads;
+use kernels::{Scratch, Threads};
 use ledger::Digest;
 use model::{Graph, Parameters};
 
@@ -125,6 +125,14 @@ impl TrustedModel {
             .zip(state)
             .try_for_each(|(learner, state)| learner.restore(state, optimiser));
         restored.map_err(request)
+    }
+
+    /// Scratch memory that any step takes on so many threads.
+    pub(crate) fn scratch(&self, threads: usize) -> Scratch {
+        match self {
+            TrustedModel::Whole(model) => model.scratch(threads),
+            TrustedModel::Split(model) => model.scratch(threads),
+        }
     }
 
     /// Bytes of buffers, parameters and optimiser state.
