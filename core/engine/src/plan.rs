@@ -16,11 +16,36 @@ pub struct Plan<P = Buffer> {
     pub(crate) saved: Vec<[P; 2]>,
     /// Gradient of every value that gets one.
     pub(crate) grads: Vec<Option<P>>,
+    /// Where the backward pass finds every value: where the forward pass left it, or where it was computed again.
+    pub(crate) kept: Vec<P>,
+    /// What is computed again before each node's backward step, in order.
+    pub(crate) again: Vec<Vec<Again<P>>>,
     /// For a node that reads the same value twice: the gradient through its second input.
     pub(crate) twice: Vec<Option<P>>,
 }
 
+/// A node's output computed again.
+#[derive(Clone, Debug)]
+pub(crate) struct Again<P> {
+    pub(crate) node: usize,
+    pub(crate) inputs: Vec<P>,
+    pub(crate) output: P,
+}
+
 impl Plan {
+    /// The buffers of one training step over `graph`: forward, loss, backward.
+    pub fn training(graph: &Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
+        let mut timeline = Timeline::default();
+        let mut plan = Plan::forward(graph, batch, &mut timeline);
+        timeline.step("loss");
+        timeline.read(plan.output(graph));
+        let grad_input = plan.backward(graph, batch, recompute, &mut timeline);
+        timeline.step("end");
+        timeline.read(plan.output(graph));
+        grad_input.into_iter().for_each(|grad| timeline.read(grad));
+        (plan, timeline)
+    }
+
     /// The buffers of a forward pass over `graph`, whose input is made in the step that `timeline` is at.
     pub fn forward(graph: &Graph, batch: usize, timeline: &mut Timeline) -> Self {
         let len = |value| graph.shape(value, batch).len();
@@ -34,7 +59,8 @@ impl Plan {
             values.push(timeline.make(len(ValueId(n + 1))));
         }
         let (grads, twice) = (vec![None; graph.values()], vec![None; graph.nodes().len()]);
-        Plan { values, saved, grads, twice }
+        let again = vec![Vec::new(); graph.nodes().len()];
+        Plan { kept: values.clone(), values, saved, grads, twice, again }
     }
 
     /// The graph's input.
@@ -49,21 +75,32 @@ impl Plan {
 
     /// Adds the buffers of a backward pass; the output's gradient is made in the step that `timeline` is at.
     ///
-    /// Returns the gradient of the input, if the output depends on it.
-    pub fn backward(&mut self, graph: &Graph, batch: usize, timeline: &mut Timeline) -> Option<Buffer> {
+    /// With `recompute`, outputs of cheap operators are given up in the forward pass where they can be computed again from
+    /// what is kept. Returns the gradient of the input, if the output depends on it.
+    pub fn backward(
+        &mut self,
+        graph: &Graph,
+        batch: usize,
+        recompute: bool,
+        timeline: &mut Timeline,
+    ) -> Option<Buffer> {
+        let mut given_up = if recompute { Recomputed::of(graph).values } else { vec![false; graph.values()] };
         let len = |value| graph.shape(value, batch).len();
         let output = graph.output();
         self.grads[output.0] = Some(timeline.make(len(output)));
         for (n, node) in graph.nodes().iter().enumerate().take(output.0).rev() {
             let Some(grad) = self.grads[n + 1] else { continue };
+            let read = read_by_backward(graph, n);
+            for v in &read {
+                // Before the first step that reads it.
+                if std::mem::take(&mut given_up[v.0]) {
+                    self.kept[v.0] = self.compute_again(graph, batch, n, *v, timeline);
+                }
+            }
             timeline.step(format!("{} {}, backward", graph.name(), node.name));
             timeline.read(grad);
-            let reads = node.op.operator().backward_reads();
-            let inputs = node.inputs.iter().zip(reads.inputs).filter(|(_, read)| *read);
-            inputs.for_each(|(v, _)| timeline.read(self.values[v.0]));
-            if reads.output {
-                timeline.read(self.values[n + 1]);
-            }
+            self.again[n].iter().for_each(|again| timeline.read(again.output));
+            read.iter().for_each(|v| timeline.read(self.kept[v.0]));
             self.saved[n].iter().for_each(|&saved| timeline.read(saved));
             for (i, v) in node.inputs.iter().enumerate() {
                 if node.inputs[..i].contains(v) {
@@ -78,6 +115,34 @@ impl Plan {
         self.grads[0]
     }
 
+    /// Steps that compute `value` again, from what is kept, before node `before` goes backward.
+    fn compute_again(
+        &mut self,
+        graph: &Graph,
+        batch: usize,
+        before: usize,
+        value: ValueId,
+        timeline: &mut Timeline,
+    ) -> Buffer {
+        let n = value.node().expect("the input is never given up");
+        let node = &graph.nodes()[n];
+        let needed = needed_by_backward(graph);
+        let inputs: Vec<Buffer> = node
+            .inputs
+            .iter()
+            .map(|&v| match needed[v.0] {
+                true => self.kept[v.0],
+                false => self.compute_again(graph, batch, before, v, timeline),
+            })
+            .collect();
+        timeline.step(format!("{} {}, forward again", graph.name(), node.name));
+        inputs.iter().for_each(|&input| timeline.read(input));
+        self.saved[n].iter().for_each(|&saved| timeline.read(saved));
+        let output = timeline.make(graph.shape(value, batch).len());
+        self.again[before].push(Again { node: n, inputs, output });
+        output
+    }
+
     /// Every buffer's place.
     pub(crate) fn placed(&self, layout: &Layout) -> Plan<Range<usize>> {
         let place = |buffer: &Buffer| layout.place(*buffer);
@@ -85,8 +150,65 @@ impl Plan {
         Plan {
             values: self.values.iter().map(place).collect(),
             saved: self.saved.iter().map(|saved| saved.each_ref().map(place)).collect(),
+            kept: self.kept.iter().map(place).collect(),
+            again: self
+                .again
+                .iter()
+                .map(|steps| steps.iter().map(|again| again.placed(layout)).collect())
+                .collect(),
             grads: optional(&self.grads),
             twice: optional(&self.twice),
         }
+    }
+}
+
+impl Again<Buffer> {
+    fn placed(&self, layout: &Layout) -> Again<Range<usize>> {
+        let inputs = self.inputs.iter().map(|input| layout.place(*input)).collect();
+        Again { node: self.node, inputs, output: layout.place(self.output) }
+    }
+}
+
+/// The values that node `n`'s backward step reads.
+fn read_by_backward(graph: &Graph, n: usize) -> Vec<ValueId> {
+    let node = &graph.nodes()[n];
+    let reads = node.op.operator().backward_reads();
+    let inputs = node.inputs.iter().zip(reads.inputs).filter(|(_, read)| *read).map(|(v, _)| *v);
+    inputs.chain(reads.output.then_some(ValueId(n + 1))).collect()
+}
+
+/// Whether some backward step reads each value.
+fn needed_by_backward(graph: &Graph) -> Vec<bool> {
+    let mut needed = vec![false; graph.values()];
+    let nodes = 0..graph.output().0;
+    nodes.flat_map(|n| read_by_backward(graph, n)).for_each(|v| needed[v.0] = true);
+    needed
+}
+
+/// Which values are computed again instead of kept.
+struct Recomputed {
+    /// Whether each value is one.
+    values: Vec<bool>,
+}
+
+impl Recomputed {
+    /// Every output of a cheap operator that follows, through cheap operators, from values that are kept anyway.
+    fn of(graph: &Graph) -> Self {
+        let needed = needed_by_backward(graph);
+        let mut recomputed = Recomputed { values: vec![false; graph.values()] };
+        for v in (1..graph.output().0).filter(|&v| needed[v]) {
+            recomputed.values[v] = recomputed.follows(graph, &needed, ValueId(v));
+        }
+        recomputed
+    }
+
+    fn follows(&self, graph: &Graph, needed: &[bool], value: ValueId) -> bool {
+        let Some(n) = value.node() else { return false };
+        let node = &graph.nodes()[n];
+        let available = |v: &ValueId| match needed[v.0] {
+            true => !self.values[v.0],
+            false => self.follows(graph, needed, *v),
+        };
+        node.op.operator().is_cheap() && node.inputs.iter().all(available)
     }
 }

@@ -30,7 +30,8 @@ mod transpose;
 mod vectors;
 
 pub use operator::{
-    Backward, Forward, GradInput, MAX_INPUTS, Mode, Operator, ParamSpec, Reads, Saved, SavedLen, SavedMut,
+    Backward, Forward, GradInput, MAX_INPUTS, Mode, Operator, ParamSpec, Reads, Recompute, Saved, SavedLen,
+    SavedMut,
 };
 pub use registry::Op;
 pub use scratch::Scratch;

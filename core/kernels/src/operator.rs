@@ -50,6 +50,18 @@ pub trait Operator {
     /// Shapes have been checked with [`Operator::infer`]; buffers have the lengths their shapes say.
     fn forward(&self, pass: Forward<'_>);
 
+    /// Whether [`Operator::recompute`] costs little: no products.
+    fn is_cheap(&self) -> bool {
+        false
+    }
+
+    /// Writes what `forward` wrote, bit for bit, and changes nothing else; asked of cheap operators only.
+    fn recompute(&self, pass: Recompute<'_>) {
+        let Recompute { inputs, params, output, mode, threads, .. } = pass;
+        let saved = SavedMut { floats: &mut [], indices: &mut [] };
+        self.forward(Forward { inputs, params, buffers: &mut [], output, saved, mode, threads });
+    }
+
     /// Writes (or adds to) every wanted input gradient and overwrites every parameter gradient.
     fn backward(&self, pass: Backward<'_>);
 }
@@ -120,6 +132,17 @@ pub struct Forward<'a> {
     pub buffers: &'a mut [Tensor],
     pub output: ViewMut<'a>,
     pub saved: SavedMut<'a>,
+    pub mode: Mode,
+    pub threads: &'a Threads,
+}
+
+/// Arguments of a forward pass that is done again before a backward pass.
+pub struct Recompute<'a> {
+    pub inputs: &'a [View<'a>],
+    pub params: &'a [Tensor],
+    pub output: ViewMut<'a>,
+    /// As the forward pass left it.
+    pub saved: Saved<'a>,
     pub mode: Mode,
     pub threads: &'a Threads,
 }

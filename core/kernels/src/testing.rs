@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tensor::compare::{Tolerance, assert_close};
 use tensor::{Shape, Tensor, View};
 
-use crate::{Backward, Forward, GradInput, Mode, Operator, Saved, SavedLen, SavedMut, Threads};
+use crate::{Backward, Forward, GradInput, Mode, Operator, Recompute, Saved, SavedLen, SavedMut, Threads};
 
 pub(crate) const TRAIN: Mode = Mode::Train { seed: 7 };
 
@@ -84,8 +84,26 @@ impl<'a> Node<'a> {
             mode: self.mode,
             threads: &threads,
         });
+        if self.op.is_cheap() {
+            self.assert_recomputed(&output, &saved, &threads);
+        }
         assert_eq!(threads.grown(), 0, "{}: `scratch` tells too little for {shapes:?}", self.op.name());
         (output, saved)
+    }
+
+    fn assert_recomputed(&self, output: &Tensor, saved: &Kept, threads: &Threads) {
+        let mut again = Tensor::from_fn(output.shape(), |_| f32::NAN);
+        let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
+        self.op.recompute(Recompute {
+            inputs: &inputs,
+            params: &self.params,
+            output: again.view_mut(),
+            saved: Saved { floats: &saved.floats, indices: &saved.indices },
+            mode: self.mode,
+            threads,
+        });
+        let bits = |t: &Tensor| t.data().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&again), bits(output), "{} computed again", self.op.name());
     }
 
     /// Gradients after a forward pass. Every pass runs three times: overwriting, accumulating, and with nothing wanted;

@@ -51,11 +51,11 @@ impl SplitModel {
         let mut main_plan = Plan::forward(main, batch, &mut timeline);
         timeline.step("loss");
         timeline.read(main_plan.output(main));
-        let grad_main = main_plan.backward(main, batch, &mut timeline);
+        let grad_main = main_plan.backward(main, batch, false, &mut timeline);
         timeline.step("split, backward");
         timeline.read(basis);
         grad_main.into_iter().for_each(|grad| timeline.read(grad));
-        backbone_plan.backward(backbone, batch, &mut timeline);
+        backbone_plan.backward(backbone, batch, false, &mut timeline);
         let layout = timeline.lay_out();
         let learner = |graph: &model::Graph, plan| {
             let executor = Executor::part_for_training(graph.clone(), batch, plan, &layout);

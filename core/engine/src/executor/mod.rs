@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kernels::{Backward, Forward, GradInput, MAX_INPUTS, Mode, Saved, SavedMut, Scratch, Threads};
+use kernels::{Backward, Forward, GradInput, MAX_INPUTS, Mode, Recompute, Saved, SavedMut, Scratch, Threads};
 use model::{Graph, Node, Parameters, ValueId};
 use tensor::{Shape, Tensor, View, ViewMut};
 
@@ -33,14 +33,13 @@ pub struct Pass {
 impl Executor {
     /// An executor for inference and for training.
     pub fn for_training(graph: Graph, batch: usize) -> Self {
-        let (batch, mut timeline) = (batch.max(1), Timeline::default());
-        let mut plan = Plan::forward(&graph, batch, &mut timeline);
-        timeline.step("loss");
-        timeline.read(plan.output(&graph));
-        let grad_input = plan.backward(&graph, batch, &mut timeline);
-        timeline.step("end");
-        timeline.read(plan.output(&graph));
-        grad_input.into_iter().for_each(|grad| timeline.read(grad));
+        Executor::for_training_within(graph, batch, false)
+    }
+
+    /// An executor for inference and for training; with `recompute`, in less memory and more time, with the same bits.
+    pub fn for_training_within(graph: Graph, batch: usize, recompute: bool) -> Self {
+        let batch = batch.max(1);
+        let (plan, timeline) = Plan::training(&graph, batch, recompute);
         Executor::in_own_arena(graph, batch, &plan, &timeline.lay_out()).with_gradients()
     }
 
@@ -231,9 +230,31 @@ impl Executor {
         self.written[output.0] = true;
         for n in (0..output.0).rev() {
             if self.written[n + 1] {
+                for i in 0..self.plan.again[n].len() {
+                    self.compute_again(n, i, parameters, pass, threads);
+                }
                 self.backward_node(n, parameters, pass, want_input, threads);
             }
         }
+    }
+
+    fn compute_again(&mut self, n: usize, i: usize, parameters: &Parameters, pass: Pass, threads: &Threads) {
+        let again = &self.plan.again[n][i];
+        let node = &self.graph.nodes()[again.node];
+        let inputs = Inputs::of(&self.graph, again.node, pass.records);
+        let [first, second] = inputs.places(|i| cut(Some(&again.inputs[i]), inputs.shapes[i]));
+        let shape = self.graph.shape(ValueId(again.node + 1), pass.records);
+        let [saved_floats, saved_indices] = self.plan.saved[again.node].clone();
+        let places = [first, second, cut(Some(&again.output), shape).unwrap_or_default(), saved_floats];
+        let [first, second, data, floats] = disjoint(&mut self.arena.floats, places);
+        node.op.operator().recompute(Recompute {
+            inputs: &inputs.views([first, second])[..inputs.count],
+            params: &parameters.params[node.params.clone()],
+            output: ViewMut { shape, data },
+            saved: Saved { floats, indices: &self.arena.indices[saved_indices] },
+            mode: node_mode(pass.mode, again.node),
+            threads,
+        });
     }
 
     fn backward_node(
@@ -247,7 +268,8 @@ impl Executor {
         let node = &self.graph.nodes()[n];
         let (operator, records) = (node.op.operator(), pass.records);
         let (inputs, reads) = (Inputs::of(&self.graph, n, records), operator.backward_reads());
-        let value = |v, read: bool| read.then(|| self.place(v, records));
+        let kept = |v: ValueId| cut(Some(&self.plan.kept[v.0]), self.graph.shape(v, records));
+        let value = |v, read: bool| kept(v).filter(|_| read);
         let wanted = |v: ValueId| want_input || v != ValueId::INPUT;
         let [first, second] = inputs.places(|i| value(node.inputs[i], inputs.read(reads.inputs, i)));
         let mut grads =

@@ -36,6 +36,10 @@ impl Operator for Relu {
         );
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn backward(&self, pass: Backward<'_>) {
         let Some(grad) = &mut pass.grad_inputs[0] else { return };
         elementwise::gradient(pass.threads, grad, pass.output.data, pass.grad_output.data, |y, dy| {
@@ -68,6 +72,10 @@ impl Operator for LeakyRelu {
     fn forward(&self, pass: Forward<'_>) {
         let slope = self.slope;
         elementwise::map(pass.threads, pass.inputs[0].data, pass.output.data, |x| leak(x, slope));
+    }
+
+    fn is_cheap(&self) -> bool {
+        true
     }
 
     fn backward(&self, pass: Backward<'_>) {

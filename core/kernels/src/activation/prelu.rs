@@ -43,6 +43,10 @@ impl Operator for Prelu {
         });
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn backward(&self, pass: Backward<'_>) {
         let (x, dy, weight) = (pass.inputs[0].data, pass.grad_output.data, pass.params[0].data());
         let plane = plane(pass.inputs[0].shape);

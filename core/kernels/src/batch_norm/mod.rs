@@ -8,7 +8,7 @@ use tensor::{Shape, ShapeError};
 
 use self::passes::Coefficients;
 use self::statistics::Moments;
-use crate::{Backward, Forward, Mode, Operator, ParamSpec, Reads, SavedLen, Scratch, check};
+use crate::{Backward, Forward, Mode, Operator, ParamSpec, Reads, Recompute, SavedLen, Scratch, check};
 
 /// Batch normalisation with affine parameters and running statistics, as PyTorch's `BatchNorm2d`.
 ///
@@ -91,6 +91,17 @@ impl Operator for BatchNorm2d {
             running(self.eps, pass.buffers[0].data(), pass.buffers[1].data(), saved);
         }
         let (weight, bias) = (pass.params[0].data(), pass.params[1].data());
+        passes::normalise(pass.threads, x.data, plane, saved, weight, bias, pass.output.data);
+    }
+
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
+    fn recompute(&self, pass: Recompute<'_>) {
+        let (x, [plane, channels]) = (pass.inputs[0], planes(pass.inputs[0].shape));
+        let (weight, bias) = (pass.params[0].data(), pass.params[1].data());
+        let saved = &pass.saved.floats[..2 * channels];
         passes::normalise(pass.threads, x.data, plane, saved, weight, bias, pass.output.data);
     }
 

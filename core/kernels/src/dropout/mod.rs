@@ -44,6 +44,10 @@ impl Operator for Dropout {
         });
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn backward(&self, pass: Backward<'_>) {
         let Some(grad) = &mut pass.grad_inputs[0] else { return };
         let dy = pass.grad_output.data;
