@@ -30,6 +30,7 @@ pub struct Report {
     pub bytes_out: u64,
     pub bytes_in: u64,
     pub peak_trusted_bytes: u64,
+    pub resident_trusted_bytes: u64,
     /// Per record, replace-one neighbours; nothing where nothing is guaranteed.
     pub epsilon: Option<f64>,
     pub delta: Option<f64>,
@@ -60,6 +61,7 @@ impl Report {
             bytes_out: summary.bytes_out,
             bytes_in: summary.bytes_in,
             peak_trusted_bytes: summary.peak_trusted_bytes,
+            resident_trusted_bytes: summary.resident_trusted_bytes,
             flow: summary.flow,
             model: summary.model,
             epochs: summary.epochs,
@@ -192,6 +194,7 @@ mod tests {
             "bytes_out_per_image",
             "bytes_in_per_image",
             "peak_trusted_bytes",
+            "resident_trusted_bytes",
             "epsilon",
             "delta",
             "not_covered",

@@ -18,23 +18,34 @@ pub(crate) fn load(
     resize: usize,
     crop: usize,
 ) -> Result<Images, DataError> {
+    let (classes, mut pictures) = listed(folder, split)?;
+    evenly(&mut pictures, limit);
+    let labels = pictures.iter().map(|picture| picture.label).collect();
+    let shape = [3, crop, crop];
+    Ok(Images { shape, pixels: decode_all(&pictures, shape, resize)?, labels, classes })
+}
+
+/// How many pictures there are.
+pub(crate) fn count(folder: &Path, split: Split) -> Result<usize, DataError> {
+    Ok(listed(folder, split)?.1.len())
+}
+
+/// The classes of a data set, and the pictures of one split.
+fn listed(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<Picture>), DataError> {
     let train = split_folder(folder, &["train"])?;
     let classes = sub_folders(&train)?;
     if classes.is_empty() {
         return Err(layout(&train, "no class folders in it".into()));
     }
     let classes: Vec<String> = classes.iter().map(|path| name(path)).collect();
-    let mut pictures = match split {
+    let pictures = match split {
         Split::Train => pictures(&train, &classes)?,
         Split::Test => pictures(&split_folder(folder, &["val", "test"])?, &classes)?,
     };
     if split == Split::Train {
         require_each_class(&train, &classes, &pictures)?;
     }
-    evenly(&mut pictures, limit);
-    let labels = pictures.iter().map(|picture| picture.label).collect();
-    let shape = [3, crop, crop];
-    Ok(Images { shape, pixels: decode_all(&pictures, shape, resize)?, labels, classes })
+    Ok((classes, pictures))
 }
 
 struct Picture {

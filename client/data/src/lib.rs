@@ -246,6 +246,17 @@ pub fn load(source: &Source, split: Split) -> Result<Images, DataError> {
     }
 }
 
+/// How many records [`load`] would give; pictures are counted without being decoded.
+///
+/// # Errors
+/// As [`load`], apart from pictures that cannot be decoded.
+pub fn count(source: &Source, split: Split) -> Result<usize, DataError> {
+    match source.format {
+        Format::ImageFolder => Ok(folder::count(&source.path, split)?.min(source.limit(split))),
+        _ => Ok(load(source, split)?.labels.len()),
+    }
+}
+
 fn numbered(count: usize) -> Vec<String> {
     (0..count).map(|class| class.to_string()).collect()
 }

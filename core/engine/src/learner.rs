@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Tensor, View};
 
 use crate::executor::Pass;
-use crate::{Arena, Executor, Optimiser, OptimiserConfig, orthogonality};
+use crate::{Arena, Executor, Layout, Optimiser, OptimiserConfig, Plan, orthogonality};
 
 /// A graph, its parameters and their optimiser.
 pub struct Learner {
@@ -20,6 +20,14 @@ pub struct Learner {
 pub struct LearnerState {
     pub parameters: Parameters,
     pub optimiser: Vec<Tensor>,
+    pub updates: u64,
+}
+
+/// A [`LearnerState`] that is borrowed; encoded the same.
+#[derive(Serialize)]
+pub struct LearnerStateRef<'a> {
+    pub parameters: &'a Parameters,
+    pub optimiser: &'a [Tensor],
     pub updates: u64,
 }
 
@@ -64,6 +72,16 @@ impl Learner {
     /// What runs the graph.
     pub fn executor(&self) -> &Executor {
         &self.executor
+    }
+
+    /// See [`Executor::take_memory`].
+    pub fn take_memory(&mut self, recompute: bool) {
+        self.executor.take_memory(recompute);
+    }
+
+    /// See [`Executor::move_to`].
+    pub fn move_to(&mut self, plan: &Plan, layout: &Layout) {
+        self.executor.move_to(plan, layout);
     }
 
     /// Runs `work` in memory that several parts share; see [`Executor::part_for_training`].
@@ -112,7 +130,7 @@ impl Learner {
 
     /// Scratch memory that any step takes on so many threads; for [`Threads::reserve`].
     pub fn scratch(&self, threads: usize) -> Scratch {
-        self.executor.scratch(threads).or(orthogonality::scratch(self.graph()))
+        self.executor.scratch(threads)
     }
 
     /// Gradients of the last forward pass; see [`Executor::backward`].
@@ -165,6 +183,15 @@ impl Learner {
         LearnerState {
             parameters: self.parameters.clone(),
             optimiser: self.optimiser.state().to_vec(),
+            updates: self.optimiser.steps(),
+        }
+    }
+
+    /// Everything that training changes.
+    pub fn state_ref(&self) -> LearnerStateRef<'_> {
+        LearnerStateRef {
+            parameters: &self.parameters,
+            optimiser: self.optimiser.state(),
             updates: self.optimiser.steps(),
         }
     }

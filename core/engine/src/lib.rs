@@ -18,7 +18,7 @@ pub mod timeline;
 pub use augment::{Augment, Draw};
 pub use executor::{Executor, Pass};
 pub use input::{FormError, InputForm};
-pub use learner::{Learner, LearnerState, StateError};
+pub use learner::{Learner, LearnerState, LearnerStateRef, StateError};
 pub use optimiser::{Optimiser, OptimiserConfig};
 pub use plan::Plan;
 pub use schedule::{Decay, Schedule};

@@ -12,6 +12,17 @@ pub enum OptimiserConfig {
     AdamW { beta1: f32, beta2: f32, eps: f32, weight_decay: f32 },
 }
 
+impl OptimiserConfig {
+    /// Numbers kept per parameter.
+    pub fn copies(&self) -> usize {
+        match self {
+            OptimiserConfig::Sgd { momentum: 0.0, .. } => 0,
+            OptimiserConfig::Sgd { .. } => 1,
+            OptimiserConfig::AdamW { .. } => 2,
+        }
+    }
+}
+
 /// An optimiser with its state, one entry per parameter tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Optimiser {
@@ -24,12 +35,8 @@ pub struct Optimiser {
 impl Optimiser {
     /// A fresh optimiser for these parameters.
     pub fn new(config: OptimiserConfig, params: &[Tensor]) -> Self {
-        let copies = match config {
-            OptimiserConfig::Sgd { momentum: 0.0, .. } => 0,
-            OptimiserConfig::Sgd { .. } => 1,
-            OptimiserConfig::AdamW { .. } => 2,
-        };
-        let state = (0..copies).flat_map(|_| params.iter().map(|p| Tensor::zeros(p.shape()))).collect();
+        let state =
+            (0..config.copies()).flat_map(|_| params.iter().map(|p| Tensor::zeros(p.shape()))).collect();
         Optimiser { config, state, steps: 0 }
     }
 

@@ -2,14 +2,18 @@
 
 use std::ops::Range;
 
+use kernels::Scratch;
 use model::{Graph, ValueId};
 
+use crate::orthogonality;
 use crate::timeline::{Buffer, Layout, Timeline};
 
 /// The buffers of a graph for batches of up to a fixed size; `P` is how each is named: by its [`Buffer`] while the
 /// timeline is told, by its place in the arena after it was laid out.
 #[derive(Clone, Debug)]
 pub struct Plan<P = Buffer> {
+    pub(crate) graph: Graph,
+    pub(crate) batch: usize,
     /// Output of every node, after the graph's input.
     pub(crate) values: Vec<P>,
     /// What every node's forward pass leaves for its backward pass: floats and indices.
@@ -34,20 +38,21 @@ pub(crate) struct Again<P> {
 
 impl Plan {
     /// The buffers of one training step over `graph`: forward, loss, backward.
-    pub fn training(graph: &Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
+    pub fn training(graph: Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
         let mut timeline = Timeline::default();
         let mut plan = Plan::forward(graph, batch, &mut timeline);
         timeline.step("loss");
-        timeline.read(plan.output(graph));
-        let grad_input = plan.backward(graph, batch, recompute, &mut timeline);
+        timeline.read(plan.output());
+        let grad_input = plan.backward(recompute, &mut timeline);
         timeline.step("end");
-        timeline.read(plan.output(graph));
+        timeline.read(plan.output());
         grad_input.into_iter().for_each(|grad| timeline.read(grad));
         (plan, timeline)
     }
 
     /// The buffers of a forward pass over `graph`, whose input is made in the step that `timeline` is at.
-    pub fn forward(graph: &Graph, batch: usize, timeline: &mut Timeline) -> Self {
+    pub fn forward(graph: Graph, batch: usize, timeline: &mut Timeline) -> Self {
+        let batch = batch.max(1);
         let len = |value| graph.shape(value, batch).len();
         let mut values = vec![timeline.make(len(ValueId::INPUT))];
         let mut saved = Vec::new();
@@ -60,7 +65,7 @@ impl Plan {
         }
         let (grads, twice) = (vec![None; graph.values()], vec![None; graph.nodes().len()]);
         let again = vec![Vec::new(); graph.nodes().len()];
-        Plan { kept: values.clone(), values, saved, grads, twice, again }
+        Plan { kept: values.clone(), values, saved, grads, twice, again, graph, batch }
     }
 
     /// The graph's input.
@@ -69,21 +74,16 @@ impl Plan {
     }
 
     /// The graph's output.
-    pub fn output(&self, graph: &Graph) -> Buffer {
-        self.values[graph.output().0]
+    pub fn output(&self) -> Buffer {
+        self.values[self.graph.output().0]
     }
 
     /// Adds the buffers of a backward pass; the output's gradient is made in the step that `timeline` is at.
     ///
     /// With `recompute`, outputs of cheap operators are given up in the forward pass where they can be computed again from
     /// what is kept. Returns the gradient of the input, if the output depends on it.
-    pub fn backward(
-        &mut self,
-        graph: &Graph,
-        batch: usize,
-        recompute: bool,
-        timeline: &mut Timeline,
-    ) -> Option<Buffer> {
+    pub fn backward(&mut self, recompute: bool, timeline: &mut Timeline) -> Option<Buffer> {
+        let (graph, batch) = (&self.graph.clone(), self.batch);
         let mut given_up = if recompute { Recomputed::of(graph).values } else { vec![false; graph.values()] };
         let len = |value| graph.shape(value, batch).len();
         let output = graph.output();
@@ -94,7 +94,7 @@ impl Plan {
             for v in &read {
                 // Before the first step that reads it.
                 if std::mem::take(&mut given_up[v.0]) {
-                    self.kept[v.0] = self.compute_again(graph, batch, n, *v, timeline);
+                    self.kept[v.0] = self.compute_again(graph, n, *v, timeline);
                 }
             }
             timeline.step(format!("{} {}, backward", graph.name(), node.name));
@@ -119,7 +119,6 @@ impl Plan {
     fn compute_again(
         &mut self,
         graph: &Graph,
-        batch: usize,
         before: usize,
         value: ValueId,
         timeline: &mut Timeline,
@@ -132,13 +131,13 @@ impl Plan {
             .iter()
             .map(|&v| match needed[v.0] {
                 true => self.kept[v.0],
-                false => self.compute_again(graph, batch, before, v, timeline),
+                false => self.compute_again(graph, before, v, timeline),
             })
             .collect();
         timeline.step(format!("{} {}, forward again", graph.name(), node.name));
         inputs.iter().for_each(|&input| timeline.read(input));
         self.saved[n].iter().for_each(|&saved| timeline.read(saved));
-        let output = timeline.make(graph.shape(value, batch).len());
+        let output = timeline.make(graph.shape(value, self.batch).len());
         self.again[before].push(Again { node: n, inputs, output });
         output
     }
@@ -148,6 +147,8 @@ impl Plan {
         let place = |buffer: &Buffer| layout.place(*buffer);
         let optional = |buffers: &[Option<Buffer>]| buffers.iter().map(|b| b.as_ref().map(place)).collect();
         Plan {
+            graph: self.graph.clone(),
+            batch: self.batch,
             values: self.values.iter().map(place).collect(),
             saved: self.saved.iter().map(|saved| saved.each_ref().map(place)).collect(),
             kept: self.kept.iter().map(place).collect(),
@@ -159,6 +160,23 @@ impl Plan {
             grads: optional(&self.grads),
             twice: optional(&self.twice),
         }
+    }
+}
+
+impl<P> Plan<P> {
+    /// Largest number of records in a pass.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Scratch memory that any pass takes on so many threads.
+    pub fn scratch(&self, threads: usize) -> Scratch {
+        let of_node = |n: usize| {
+            let inputs = self.graph.input_shapes(n, self.batch);
+            self.graph.nodes()[n].op.operator().scratch(&inputs, threads)
+        };
+        let passes = (0..self.graph.nodes().len()).map(of_node).fold(Scratch::NONE, Scratch::or);
+        passes.or(orthogonality::scratch(&self.graph))
     }
 }
 

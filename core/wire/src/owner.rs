@@ -21,8 +21,8 @@ pub enum Request {
     /// \[`count` records of C·H·W bytes, then one u16 label each]; no answer.
     Records { set: RecordSet, count: usize, total: usize },
     /// \[parameters of the graph, then any number of records of C·H·W bytes, to measure energy on] → [`Event::Plan`]. Needs
-    /// no directory.
-    Plan { version: u32, spec: Box<RunSpec> },
+    /// no directory. `records`: how many a run would hold, for training and for tests.
+    Plan { version: u32, spec: Box<RunSpec>, records: [usize; 2] },
     /// Trains until the end or until [`Request::Stop`] → many events, then [`Event::Trained`] or [`Event::Stopped`].
     Train,
     /// → [`Event::Evaluated`].
@@ -176,7 +176,10 @@ pub struct Summary {
     pub images: u64,
     pub bytes_out: u64,
     pub bytes_in: u64,
+    /// What the plan says the trusted side holds at most.
     pub peak_trusted_bytes: u64,
+    /// The largest resident memory of the trusted process, program and libraries included, from the operating system.
+    pub resident_trusted_bytes: u64,
     /// Per record, replace-one; `None` where nothing is guaranteed.
     pub epsilon: Option<f64>,
     pub delta: Option<f64>,
@@ -190,10 +193,23 @@ pub struct Summary {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub layers: Vec<PlannedLayer>,
-    /// Peak bytes of tensors and buffers in the trusted process while training.
+    /// Bytes that the trusted side holds at most while training.
     pub peak_trusted_bytes: u64,
+    /// What they are made of.
+    pub memory: Vec<PlannedMemory>,
+    /// Where most activations and gradients are alive, such as `resnet18 layer1.0.conv1, backward`.
+    pub peak_step: String,
+    /// Whether cheap activations are computed again, to fit the budget.
+    pub recompute: bool,
     /// Noise multiplier-free description of each release, and the information bound in bits per record.
     pub releases: Vec<PlannedRelease>,
+}
+
+/// A part of the memory that the trusted side holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlannedMemory {
+    pub name: String,
+    pub bytes: u64,
 }
 
 /// One node of the rewritten graph.

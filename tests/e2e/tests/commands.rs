@@ -15,6 +15,7 @@ const FIELDS: [&str; 16] = [
     "bytes_out_per_image",
     "bytes_in_per_image",
     "peak_trusted_bytes",
+    "resident_trusted_bytes",
     "epsilon",
     "delta",
     "not_covered",

@@ -1,4 +1,4 @@
-//! A host that notes what has been allocated when each step ends, and keeps nothing else.
+//! A host that notes what has been allocated when each step ends, and keeps no files.
 
 use flows::MemoryHost;
 use runtime::{Host, Journal, StorageError, Transport};
@@ -12,6 +12,8 @@ pub struct NotingHost {
     allocated: fn() -> usize,
     /// By epoch, for each of its steps: what `allocated` said at its end.
     pub notes: Vec<Vec<usize>>,
+    /// The run's notes to its owner.
+    pub said: String,
 }
 
 impl NotingHost {
@@ -20,13 +22,16 @@ impl NotingHost {
         const EPOCHS: usize = 8;
         const STEPS: usize = 256;
         let notes = (0..EPOCHS).map(|_| Vec::with_capacity(STEPS)).collect();
-        NotingHost { host: MemoryHost::default(), allocated, notes }
+        NotingHost { host: MemoryHost::default(), allocated, notes, said: String::new() }
     }
 }
 
 impl Host for NotingHost {
+    /// Copies the bytes, as sealing them does, and keeps the small ones.
     fn save(&mut self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.host.save(name, bytes)
+        const SMALL: usize = 1 << 10;
+        let sealed = std::hint::black_box(bytes.to_vec());
+        if sealed.len() < SMALL { self.host.save(name, &sealed) } else { Ok(()) }
     }
 
     fn load(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
@@ -70,8 +75,10 @@ impl Host for NotingHost {
     }
 
     fn report(&mut self, event: Event, _body: &[u8]) {
-        if let Event::Step(step) = event {
-            self.notes[step.epoch].push((self.allocated)());
+        match event {
+            Event::Step(step) => self.notes[step.epoch].push((self.allocated)()),
+            Event::Note { text } => self.said += &text,
+            _ => {}
         }
     }
 

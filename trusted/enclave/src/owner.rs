@@ -94,10 +94,10 @@ impl Session {
                 self.opened()
             }
             Request::Records { set, count, .. } => self.run()?.0.add_records(set, count, body),
-            Request::Plan { version, spec } => {
+            Request::Plan { version, spec, records } => {
                 check_version(version)?;
                 let (initial, pixels) = wire::body::take_parameters(body, &spec.graph).map_err(bad_body)?;
-                let plan = runtime::plan(&spec, initial, pixels)?;
+                let plan = runtime::plan(&spec, initial, pixels, records)?;
                 self.process.report(Event::Plan(plan), &[]);
                 Ok(())
             }

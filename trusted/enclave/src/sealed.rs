@@ -1,12 +1,14 @@
 //! Encryption of what is stored: XChaCha20-Poly1305 with a key derived from the job key, bound to the file's name.
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 const MAGIC: &[u8; 8] = b"asymseal";
 const NONCE: usize = 24;
+const HEADER: usize = MAGIC.len() + NONCE;
+const TAG: usize = 16;
 
 /// A key that seals files of one run.
 pub(crate) struct SealingKey(XChaCha20Poly1305);
@@ -43,21 +45,39 @@ impl SealingKey {
     pub(crate) fn seal(&self, name: &str, bytes: &[u8]) -> Result<Vec<u8>, getrandom::Error> {
         let mut nonce = [0u8; NONCE];
         getrandom::fill(&mut nonce)?;
-        let payload = Payload { msg: bytes, aad: name.as_bytes() };
-        let sealed =
-            self.0.encrypt(&XNonce::from(nonce), payload).expect("a file is shorter than the cipher's limit");
-        Ok([&MAGIC[..], &nonce, &sealed].concat())
+        // One copy, encrypted where it lies: files may be as large as the model.
+        let mut sealed = Vec::with_capacity(HEADER + bytes.len() + TAG);
+        sealed.extend_from_slice(MAGIC);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(bytes);
+        let tag = self
+            .0
+            .encrypt_inout_detached(&XNonce::from(nonce), name.as_bytes(), (&mut sealed[HEADER..]).into())
+            .expect("a file is shorter than the cipher's limit");
+        sealed.extend_from_slice(&tag);
+        Ok(sealed)
     }
 
     /// What [`SealingKey::seal`] was given.
     ///
     /// # Errors
     /// [`Unsealable`] if a single bit differs, or the name or key is another.
-    pub(crate) fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, Unsealable> {
+    pub(crate) fn open(&self, name: &str, mut sealed: Vec<u8>) -> Result<Vec<u8>, Unsealable> {
         let rest = sealed.strip_prefix(&MAGIC[..]).ok_or(Unsealable::NotSealed)?;
-        let (nonce, cipher) = rest.split_first_chunk::<NONCE>().ok_or(Unsealable::NotSealed)?;
-        let payload = Payload { msg: cipher, aad: name.as_bytes() };
-        self.0.decrypt(&XNonce::from(*nonce), payload).map_err(|_| Unsealable::Altered)
+        let (&nonce, rest) = rest.split_first_chunk::<NONCE>().ok_or(Unsealable::NotSealed)?;
+        let (_, &tag) = rest.split_last_chunk::<TAG>().ok_or(Unsealable::Altered)?;
+        // Decrypted where it lies.
+        sealed.truncate(sealed.len() - TAG);
+        sealed.drain(..HEADER);
+        self.0
+            .decrypt_inout_detached(
+                &XNonce::from(nonce),
+                name.as_bytes(),
+                sealed.as_mut_slice().into(),
+                &Tag::from(tag),
+            )
+            .map_err(|_| Unsealable::Altered)?;
+        Ok(sealed)
     }
 }
 
@@ -69,13 +89,13 @@ mod tests {
     fn every_altered_byte_and_truncation_is_refused() {
         let key = SealingKey::derive(&[7; 32]);
         let sealed = key.seal("checkpoint-1", b"weights").unwrap();
-        assert_eq!(key.open("checkpoint-1", &sealed).unwrap(), b"weights");
+        assert_eq!(key.open("checkpoint-1", sealed.clone()).unwrap(), b"weights");
         assert!(!sealed.windows(7).any(|w| w == b"weights"));
         for at in 0..sealed.len() {
             let mut altered = sealed.clone();
             altered[at] ^= 1;
-            assert!(key.open("checkpoint-1", &altered).is_err(), "byte {at}");
-            assert!(key.open("checkpoint-1", &sealed[..at]).is_err(), "cut at {at}");
+            assert!(key.open("checkpoint-1", altered).is_err(), "byte {at}");
+            assert!(key.open("checkpoint-1", sealed[..at].to_vec()).is_err(), "cut at {at}");
         }
     }
 
@@ -83,8 +103,11 @@ mod tests {
     fn another_name_or_key_does_not_open_it() {
         let key = SealingKey::derive(&[7; 32]);
         let sealed = key.seal("checkpoint-1", b"weights").unwrap();
-        assert_eq!(key.open("checkpoint-2", &sealed), Err(Unsealable::Altered));
-        assert_eq!(SealingKey::derive(&[8; 32]).open("checkpoint-1", &sealed), Err(Unsealable::Altered));
+        assert_eq!(key.open("checkpoint-2", sealed.clone()), Err(Unsealable::Altered));
+        assert_eq!(
+            SealingKey::derive(&[8; 32]).open("checkpoint-1", sealed.clone()),
+            Err(Unsealable::Altered)
+        );
         assert_ne!(sealed, key.seal("checkpoint-1", b"weights").unwrap());
     }
 }

@@ -64,7 +64,7 @@ impl Storage {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(&path, error)),
         };
-        self.sealing.open(name, &sealed).map(Some).map_err(|e| failed(&path, e.why()))
+        self.sealing.open(name, sealed).map(Some).map_err(|e| failed(&path, e.why()))
     }
 
     pub(crate) fn remove(&self, name: &str) -> Result<(), StorageError> {

@@ -1,6 +1,6 @@
 //! What a run must remember to go on with the same bits.
 
-use engine::LearnerState;
+use engine::{LearnerState, LearnerStateRef};
 use ledger::Head;
 use model::Parameters;
 use serde::{Deserialize, Serialize};
@@ -14,15 +14,25 @@ use crate::{Host, RunError, StorageError};
 const KEPT: usize = 2;
 
 /// What does not change during a run.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 pub(crate) struct Job {
     pub(crate) spec: RunSpec,
     /// Parameters of the user's graph before training.
     pub(crate) initial: Parameters,
 }
 
+/// A [`Checkpoint`] of what is borrowed; encoded the same.
+#[derive(Serialize)]
+pub(crate) struct CheckpointRef<'a> {
+    pub(crate) steps_done: usize,
+    pub(crate) trusted: Vec<LearnerStateRef<'a>>,
+    pub(crate) remote: Option<&'a Remote>,
+    pub(crate) totals: &'a Totals,
+    pub(crate) ledger: Head,
+}
+
 /// The state of a run after some steps.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Deserialize)]
 pub(crate) struct Checkpoint {
     pub(crate) steps_done: usize,
     pub(crate) trusted: Vec<LearnerState>,
@@ -55,8 +65,9 @@ pub(crate) struct Totals {
     pub(crate) degraded: Option<String>,
 }
 
-pub(crate) fn save_job(host: &mut dyn Host, job: &Job) -> Result<(), RunError> {
-    save(host, "job", job)
+pub(crate) fn save_job(host: &mut dyn Host, spec: &RunSpec, initial: &Parameters) -> Result<(), RunError> {
+    // As the fields of `Job`.
+    save(host, "job", &(spec, initial))
 }
 
 pub(crate) fn load_job(host: &dyn Host) -> Result<Job, RunError> {
@@ -64,7 +75,7 @@ pub(crate) fn load_job(host: &dyn Host) -> Result<Job, RunError> {
 }
 
 /// Saves durably, then removes older checkpoints.
-pub(crate) fn save_checkpoint(host: &mut dyn Host, checkpoint: &Checkpoint) -> Result<(), RunError> {
+pub(crate) fn save_checkpoint(host: &mut dyn Host, checkpoint: &CheckpointRef<'_>) -> Result<(), RunError> {
     save(host, &format!("checkpoint-{:010}", checkpoint.steps_done), checkpoint)?;
     let names = names(host)?;
     for old in names.iter().rev().skip(KEPT) {
@@ -86,7 +97,10 @@ fn names(host: &dyn Host) -> Result<Vec<String>, StorageError> {
 }
 
 fn save<T: Serialize>(host: &mut dyn Host, name: &str, value: &T) -> Result<(), RunError> {
-    let bytes = postcard::to_stdvec(value).map_err(|e| damaged(name, e))?;
+    let failed = |e| damaged(name, e);
+    // In one piece: a buffer that grows would take twice its content.
+    let len = postcard::experimental::serialized_size(value).map_err(failed)?;
+    let bytes = postcard::to_extend(value, Vec::with_capacity(len)).map_err(failed)?;
     Ok(host.save(name, &bytes)?)
 }
 

@@ -26,6 +26,7 @@ impl Run {
         if tests == 0 {
             return Err(RunError::Request("there are no test records".to_owned()));
         }
+        self.take_memory();
         self.totals = crate::checkpoint::Totals::default();
         let started = host.cpu_seconds();
         let residual = self.ask_accelerator(host, Run::ask_tests)?;

@@ -36,6 +36,8 @@ impl Run {
         body.resize(pixels.len().saturating_add(2 * count), 0);
         self.data = DataSets::default();
         self.add_records(RecordSet::Test, count, &body)?;
+        drop(body);
+        self.take_memory();
         self.totals = crate::checkpoint::Totals::default();
         let residual = self.ask_accelerator(host, Run::ask_images)?;
         let classes = self.spec.graph.classes();

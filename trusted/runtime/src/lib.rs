@@ -12,6 +12,7 @@ mod host;
 mod infer;
 mod labels;
 mod ledger;
+mod memory;
 mod messages;
 mod pictures;
 mod plan;

@@ -24,7 +24,7 @@ use crate::{Host, RunError};
 pub(crate) type Message = Box<Body>;
 
 /// Records whose messages are made, stored and sent together.
-const CHUNK: usize = 1024;
+pub(crate) const CHUNK: usize = 1024;
 
 /// How records become messages.
 pub(crate) enum Messenger {

@@ -97,6 +97,7 @@ impl Run {
 
     /// Main part, residual and, without noise, the message of one training record.
     fn split_record(&mut self, record: usize, plain: Option<&PlainBits>) -> Result<Shown, RunError> {
+        self.take_memory();
         let records = self.data.get(RecordSet::Train);
         let model = self.trusted.as_mut().ok_or_else(|| request("there is no trusted part"))?;
         records.fill(&self.pixels, std::iter::once(Chosen::plain(record)), model.input_mut(1));

@@ -12,19 +12,30 @@ use wire::spec::{Clip, Protection};
 use crate::RunError;
 use crate::calibration::Calibration;
 use crate::flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};
+use crate::memory::{Held, MemoryPlan};
 use crate::run::Run;
 use crate::trusted_model::TrustedModel;
 
 /// Placement, cost and traffic of every node, the peak of trusted memory, and what each release could tell.
 ///
 /// Multiply-adds and bytes are per record and forward pass. Energy and entropy of the split are means over the records in
-/// `pixels` (`[n, C, H, W]` bytes), under these parameters; without records they are left out.
+/// `pixels` (`[n, C, H, W]` bytes), under these parameters; without records they are left out. `[train, test]` is how many
+/// records a run would hold.
 ///
 /// # Errors
 /// [`RunError`] as [`Run::create`], also where something unprotected would leave without permission.
-pub fn plan(spec: &RunSpec, initial: Parameters, pixels: &[u8]) -> Result<Plan, RunError> {
+pub fn plan(
+    spec: &RunSpec,
+    initial: Parameters,
+    pixels: &[u8],
+    [train, test]: [usize; 2],
+) -> Result<Plan, RunError> {
     let parts = Parts::of(spec)?;
-    let mut run = Run::create_unstored(spec.clone(), initial)?;
+    let memory = MemoryPlan::fitting(spec, &parts, Held { train, test })?;
+    // Measured record by record: a plan takes little memory itself.
+    let mut single = spec.clone();
+    single.train.batch_size = 1;
+    let mut run = Run::create_unstored(single, initial)?;
     let kept = run.measure_split(pixels)?;
     let mut layers = Vec::new();
     match &parts.trusted {
@@ -53,7 +64,14 @@ pub fn plan(spec: &RunSpec, initial: Parameters, pixels: &[u8]) -> Result<Plan, 
         layers.extend(remote);
     }
     let releases = parts.outsourced.iter().map(|o| release(spec, o)).collect::<Result<_, _>>()?;
-    Ok(Plan { layers, peak_trusted_bytes: run.trusted_bytes(), releases })
+    Ok(Plan {
+        layers,
+        peak_trusted_bytes: memory.bytes(),
+        memory: memory.told(),
+        peak_step: memory.peak_step().to_owned(),
+        recompute: memory.recompute,
+        releases,
+    })
 }
 
 /// What the split keeps, as means over records.
@@ -68,6 +86,7 @@ struct Kept {
 impl Run {
     /// `None` without records or without a split.
     fn measure_split(&mut self, pixels: &[u8]) -> Result<Option<Kept>, RunError> {
+        self.take_memory();
         let count = pixels.len() / self.pixels.message_len().max(1);
         let Some(model @ TrustedModel::Split(_)) = &mut self.trusted else { return Ok(None) };
         if count == 0 {

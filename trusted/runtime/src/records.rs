@@ -97,11 +97,6 @@ impl Records {
         self.labels.get().len()
     }
 
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        self.pixels.get().len() + 2 * self.len()
-    }
-
     /// Pixels of one record.
     pub(crate) fn pixels(&self, record: usize) -> &[u8] {
         &self.pixels.get()[record * self.record_len..][..self.record_len]

@@ -12,8 +12,9 @@ use wire::spec::{Accelerator as AcceleratorSpec, Flow, Labels, Protection, Relea
 
 use crate::accelerator::Accelerator;
 use crate::calibration::Calibration;
-use crate::checkpoint::{self, Checkpoint, Job, Totals};
+use crate::checkpoint::{self, Checkpoint, CheckpointRef, Job, Totals};
 use crate::flow::{self, Outsourced, Parts};
+use crate::memory::{Held, MemoryPlan};
 use crate::messages::{self, Context, Messenger};
 use crate::records::DataSets;
 use crate::train::Batch;
@@ -35,6 +36,9 @@ pub struct Run {
     pub(crate) permissions: Permissions,
     pub(crate) threads: Threads,
     pub(crate) batch: Batch,
+    pub(crate) memory: MemoryPlan,
+    /// Whether the trusted part has its memory, and if so, whether it computes again what is cheap.
+    pub(crate) taken: Option<bool>,
 }
 
 /// How training ended.
@@ -55,8 +59,7 @@ impl Run {
     /// storage fails.
     pub fn create(host: &mut dyn Host, spec: RunSpec, initial: Parameters) -> Result<Self, RunError> {
         let run = Run::create_unstored(spec, initial)?;
-        let job = Job { spec: run.spec.clone(), initial: run.initial.parameters.clone() };
-        checkpoint::save_job(host, &job)?;
+        checkpoint::save_job(host, &run.spec, &run.initial.parameters)?;
         Ok(run)
     }
 
@@ -96,13 +99,12 @@ impl Run {
         let pixels = flow::pixels(&spec)?;
         let initial =
             InitialParameters { seed: spec.train.seed, graph: spec.graph.clone(), parameters: initial };
+        // Without records; when they come, once more.
+        let memory = MemoryPlan::fitting(&spec, &parts, Held::default())?;
         let new_model =
             |graphs| TrustedModel::new(graphs, &initial, &spec.train.optimiser, spec.train.batch_size);
         let trusted = parts.trusted.as_ref().map(new_model).transpose()?;
         let threads = Threads::new(spec.threads);
-        if let Some(model) = &trusted {
-            threads.reserve(&model.scratch(threads.count()));
-        }
         Ok(Run {
             parts,
             initial,
@@ -116,6 +118,8 @@ impl Run {
             permissions,
             threads,
             batch: Batch::default(),
+            memory,
+            taken: None,
             spec,
         })
     }
@@ -133,8 +137,10 @@ impl Run {
     /// Adds private records.
     ///
     /// # Errors
-    /// [`RunError::Request`] if the body does not hold `count` records of the model's input size with labels.
+    /// [`RunError::Request`] if the body does not hold `count` records of the model's input size with labels, or they are
+    /// more than `[trusted] memory` has room for.
     pub fn add_records(&mut self, set: RecordSet, count: usize, body: &[u8]) -> Result<(), RunError> {
+        self.make_room(set, count)?;
         let classes = self.spec.graph.classes();
         self.data.get_mut(set).append(count, body, self.pixels.message_len(), classes)
     }
@@ -239,27 +245,6 @@ impl Run {
         all.map(|tensor| 4 * tensor.shape().len()).sum()
     }
 
-    /// Bytes the trusted process needs for tensors and records, at least.
-    pub(crate) fn trusted_bytes(&self) -> u64 {
-        let model = self.trusted.as_ref().map_or(0, TrustedModel::bytes);
-        let data: usize =
-            [RecordSet::Train, RecordSet::Test].map(|set| self.data.get(set).bytes()).iter().sum();
-        (model + data) as u64
-    }
-
-    /// # Errors
-    /// [`RunError::Request`] if the plan needs more memory than `[trusted] memory` grants.
-    pub(crate) fn check_memory(&self) -> Result<(), RunError> {
-        let need = self.trusted_bytes();
-        match self.spec.memory {
-            Some(limit) if need > limit => Err(RunError::Request(format!(
-                "[trusted] memory grants {limit} bytes, batch_size = {} needs {need}; lower `batch_size` or raise `memory`",
-                self.spec.train.batch_size
-            ))),
-            _ => Ok(()),
-        }
-    }
-
     /// The figures of the run or evaluation so far, with ε from the ledger.
     ///
     /// # Errors
@@ -282,7 +267,8 @@ impl Run {
             images: self.totals.images,
             bytes_out: self.totals.bytes_out,
             bytes_in: self.totals.bytes_in,
-            peak_trusted_bytes: host.peak_bytes(),
+            peak_trusted_bytes: self.memory.bytes(),
+            resident_trusted_bytes: host.peak_bytes(),
             epsilon,
             delta: epsilon.map(|_| self.spec.privacy.delta),
             not_covered: self.not_covered(),
@@ -338,11 +324,11 @@ impl Run {
 
     /// A checkpoint of the state now.
     pub(crate) fn save(&mut self, host: &mut dyn Host) -> Result<(), RunError> {
-        let checkpoint = Checkpoint {
+        let checkpoint = CheckpointRef {
             steps_done: self.steps_done,
             trusted: self.trusted.as_ref().map(TrustedModel::state).unwrap_or_default(),
-            remote: self.remote.clone(),
-            totals: self.totals.clone(),
+            remote: self.remote.as_ref(),
+            totals: &self.totals,
             ledger: self.ledger_head.unwrap_or_else(Head::empty::<Entry>),
         };
         checkpoint::save_checkpoint(host, &checkpoint)?;

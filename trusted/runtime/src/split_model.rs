@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use engine::{Arena, Executor, Learner, OptimiserConfig, Pass, Plan, Timeline};
+use engine::timeline::Buffer;
+use engine::{Arena, Executor, Layout, Learner, OptimiserConfig, Pass, Plan, Timeline};
 use kernels::{Mode, Scratch, Threads};
 use split::{AsymmetricSplit, SplitConfig, SplitOutput};
 use tensor::View;
@@ -32,6 +33,51 @@ struct SplitPlaces {
     residual: Range<usize>,
 }
 
+impl SplitPlaces {
+    fn of(plan: &SplitPlan, layout: &Layout) -> Self {
+        let [principal, basis, residual] =
+            [plan.principal, plan.basis, plan.residual].map(|buffer| layout.place(buffer));
+        SplitPlaces { principal, basis, residual }
+    }
+}
+
+/// The buffers of a step of Delta's trusted side: backbone, split, main model and back.
+pub(crate) struct SplitPlan {
+    backbone: Plan,
+    main: Plan,
+    principal: Buffer,
+    basis: Buffer,
+    residual: Buffer,
+    pub(crate) timeline: Timeline,
+}
+
+impl SplitPlan {
+    pub(crate) fn of(graphs: &SplitGraphs, batch: usize, recompute: bool) -> Self {
+        let SplitGraphs { backbone, split, main, .. } = graphs;
+        let mut timeline = Timeline::default();
+        let mut backbone = Plan::forward(backbone.clone(), batch, &mut timeline);
+        timeline.step("split, forward");
+        timeline.read(backbone.output());
+        let [principal, basis, residual] =
+            [split.principal_shape(), split.basis_shape(), split.sample_shape()]
+                .map(|shape| timeline.make(batch * shape.len()));
+        let mut main = Plan::forward(main.clone(), batch, &mut timeline);
+        timeline.step("loss");
+        timeline.read(main.output());
+        let grad_main = main.backward(recompute, &mut timeline);
+        timeline.step("split, backward");
+        timeline.read(basis);
+        grad_main.into_iter().for_each(|grad| timeline.read(grad));
+        backbone.backward(recompute, &mut timeline);
+        SplitPlan { backbone, main, principal, basis, residual, timeline }
+    }
+
+    /// Scratch memory that any step takes on so many threads.
+    pub(crate) fn scratch(&self, split: &AsymmetricSplit, threads: usize) -> Scratch {
+        self.backbone.scratch(threads).or(self.main.scratch(threads)).or(split.scratch(self.backbone.batch()))
+    }
+}
+
 impl SplitModel {
     /// The trusted side for batches of up to `batch`, with parameters of the same names taken from `initial`.
     pub(crate) fn new(
@@ -40,41 +86,34 @@ impl SplitModel {
         optimiser: &OptimiserConfig,
         batch: usize,
     ) -> Result<Self, RunError> {
-        let SplitGraphs { backbone, split, config, main, orthogonality } = graphs;
-        let sample = backbone.shape(backbone.output(), 1).record();
-        let mut timeline = Timeline::default();
-        let mut backbone_plan = Plan::forward(backbone, batch, &mut timeline);
-        timeline.step("split, forward");
-        timeline.read(backbone_plan.output(backbone));
-        let [principal, basis, residual] = [split.principal_shape(), split.basis_shape(), sample]
-            .map(|shape| timeline.make(batch * shape.len()));
-        let mut main_plan = Plan::forward(main, batch, &mut timeline);
-        timeline.step("loss");
-        timeline.read(main_plan.output(main));
-        let grad_main = main_plan.backward(main, batch, false, &mut timeline);
-        timeline.step("split, backward");
-        timeline.read(basis);
-        grad_main.into_iter().for_each(|grad| timeline.read(grad));
-        backbone_plan.backward(backbone, batch, false, &mut timeline);
-        let layout = timeline.lay_out();
+        let planned = SplitPlan::of(graphs, batch, false);
+        let layout = planned.timeline.lay_out();
         let learner = |graph: &model::Graph, plan| {
-            let executor = Executor::part_for_training(graph.clone(), batch, plan, &layout);
+            let executor = Executor::part_for_training(plan, &layout);
             Learner::of(executor, initial.of(graph), optimiser.clone()).map_err(request)
         };
         Ok(SplitModel {
-            backbone: learner(backbone, &backbone_plan)?,
-            main: learner(main, &main_plan)?,
-            places: SplitPlaces {
-                principal: layout.place(principal),
-                basis: layout.place(basis),
-                residual: layout.place(residual),
-            },
-            arena: layout.arena(),
-            split: split.clone(),
-            config: *config,
+            backbone: learner(&graphs.backbone, &planned.backbone)?,
+            main: learner(&graphs.main, &planned.main)?,
+            places: SplitPlaces::of(&planned, &layout),
+            arena: Arena::default(),
+            split: graphs.split.clone(),
+            config: graphs.config,
             frozen: false,
-            orthogonality: *orthogonality,
+            orthogonality: graphs.orthogonality,
         })
+    }
+
+    /// See [`crate::trusted_model::TrustedModel::take_memory`].
+    pub(crate) fn take_memory(&mut self, graphs: &SplitGraphs, recompute: bool) {
+        // Given back before the new one is made.
+        self.arena = Arena::default();
+        let planned = SplitPlan::of(graphs, self.backbone.batch(), recompute);
+        let layout = planned.timeline.lay_out();
+        self.backbone.move_to(&planned.backbone, &layout);
+        self.main.move_to(&planned.main, &layout);
+        self.places = SplitPlaces::of(&planned, &layout);
+        self.arena = layout.arena();
     }
 
     pub(crate) fn backbone(&self) -> &Learner {
@@ -92,17 +131,6 @@ impl SplitModel {
 
     pub(crate) fn config(&self) -> &SplitConfig {
         &self.config
-    }
-
-    /// Bytes of buffers, parameters and optimiser state.
-    pub(crate) fn bytes(&self) -> usize {
-        self.backbone.bytes() + self.main.bytes() + self.arena.bytes()
-    }
-
-    /// Scratch memory that any step takes on so many threads.
-    pub(crate) fn scratch(&self, threads: usize) -> Scratch {
-        let split = self.split.scratch(self.backbone.batch());
-        self.backbone.scratch(threads).or(self.main.scratch(threads)).or(split)
     }
 
     /// Stops training the backbone: from here on it runs in evaluation mode.

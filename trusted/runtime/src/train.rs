@@ -52,13 +52,17 @@ impl Run {
         if records == 0 {
             return Err(RunError::Request("there are no training records".to_owned()));
         }
-        self.check_memory()?;
+        self.take_memory();
         self.check_records(host)?;
         let steps = batches::steps(records, self.spec.train.batch_size);
         let total = steps * self.spec.train.epochs;
         self.check_ledger(host)?;
         let mut remote: Option<Remotely> = None;
         let mut announced = None;
+        if self.memory.recompute {
+            let text = "cheap activations are computed again in the backward pass, to fit [trusted] memory";
+            host.report(Event::Note { text: text.to_owned() }, &[]);
+        }
         self.repeat_last_epoch(host, steps, &mut announced)?;
         while self.steps_done < total {
             let epoch = self.steps_done / steps;

@@ -1,7 +1,7 @@
 //! The part of the model that the enclave computes.
 
-use engine::{Learner, LearnerState, OptimiserConfig, Pass, StateError};
-use kernels::{Scratch, Threads};
+use engine::{Executor, Learner, LearnerState, LearnerStateRef, OptimiserConfig, Pass, StateError};
+use kernels::Threads;
 use ledger::Digest;
 use model::{Graph, Parameters};
 
@@ -16,22 +16,35 @@ pub(crate) enum TrustedModel {
 }
 
 impl TrustedModel {
-    /// A trusted part for batches of up to `batch`, with parameters of the same names taken from `initial`.
+    /// A trusted part for batches of up to `batch`, with parameters of the same names taken from `initial`. It
+    /// has no memory for passes yet ([`TrustedModel::take_memory`]).
     pub(crate) fn new(
         graphs: &TrustedGraphs,
         initial: &InitialParameters,
         optimiser: &OptimiserConfig,
         batch: usize,
     ) -> Result<Self, RunError> {
-        let learner = |graph: &Graph| {
-            Learner::new(graph.clone(), initial.of(graph), optimiser.clone(), batch).map_err(request)
-        };
         match graphs {
-            TrustedGraphs::Whole(graph) => Ok(TrustedModel::Whole(Box::new(learner(graph)?))),
+            TrustedGraphs::Whole(graph) => {
+                let executor = Executor::without_memory(graph.clone(), batch);
+                let learner = Learner::of(executor, initial.of(graph), optimiser.clone()).map_err(request)?;
+                Ok(TrustedModel::Whole(Box::new(learner)))
+            }
             TrustedGraphs::Split(graphs) => {
                 let model = SplitModel::new(graphs, initial, optimiser, batch)?;
                 Ok(TrustedModel::Split(Box::new(model)))
             }
+        }
+    }
+
+    /// Takes the memory that its passes need, in place of what it had; with `recompute`, less memory for more time.
+    pub(crate) fn take_memory(&mut self, graphs: &TrustedGraphs, recompute: bool) {
+        match (self, graphs) {
+            (TrustedModel::Split(model), TrustedGraphs::Split(graphs)) => {
+                model.take_memory(graphs, recompute)
+            }
+            (TrustedModel::Whole(model), _) => model.take_memory(recompute),
+            (TrustedModel::Split(_), TrustedGraphs::Whole(_)) => unreachable!("a flow keeps its graphs"),
         }
     }
 
@@ -100,10 +113,10 @@ impl TrustedModel {
     }
 
     /// Everything that training changes.
-    pub(crate) fn state(&self) -> Vec<LearnerState> {
+    pub(crate) fn state(&self) -> Vec<LearnerStateRef<'_>> {
         match self {
-            TrustedModel::Whole(model) => vec![model.state()],
-            TrustedModel::Split(model) => vec![model.backbone().state(), model.main().state()],
+            TrustedModel::Whole(model) => vec![model.state_ref()],
+            TrustedModel::Split(model) => vec![model.backbone().state_ref(), model.main().state_ref()],
         }
     }
 
@@ -125,22 +138,6 @@ impl TrustedModel {
             .zip(state)
             .try_for_each(|(learner, state)| learner.restore(state, optimiser));
         restored.map_err(request)
-    }
-
-    /// Scratch memory that any step takes on so many threads.
-    pub(crate) fn scratch(&self, threads: usize) -> Scratch {
-        match self {
-            TrustedModel::Whole(model) => model.scratch(threads),
-            TrustedModel::Split(model) => model.scratch(threads),
-        }
-    }
-
-    /// Bytes of buffers, parameters and optimiser state.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            TrustedModel::Whole(model) => model.bytes(),
-            TrustedModel::Split(model) => model.bytes(),
-        }
     }
 
     /// Name, graph and parameters of each trusted part.

@@ -33,6 +33,9 @@ struct Output<'a> {
     model: &'a str,
     layers: Vec<Layer<'a>>,
     peak_trusted_bytes: u64,
+    peak_step: &'a str,
+    recompute: bool,
+    memory: Vec<Memory<'a>>,
     releases: Vec<Release<'a>>,
 }
 
@@ -52,6 +55,12 @@ struct Layer<'a> {
 }
 
 #[derive(Serialize)]
+struct Memory<'a> {
+    name: &'a str,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
 struct Release<'a> {
     kind: &'a str,
     class: &'a str,
@@ -68,7 +77,8 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let subject = if onnx { of_onnx(arguments)? } else { of_config(arguments)? };
     let (flow, model) = (subject.spec.flow.name().to_owned(), subject.spec.graph.name().to_owned());
     let mut session = Session::start()?;
-    let request = Request::Plan { version: wire::VERSION, spec: Box::new(subject.spec) };
+    let (version, spec, records) = (wire::VERSION, Box::new(subject.spec), subject.records);
+    let request = Request::Plan { version, spec, records };
     session.send(&request, &[&wire::body::from_parameters(&subject.parameters), &subject.pixels])?;
     let plan = match answer(&mut session)?.0 {
         Event::Plan(plan) => plan,
@@ -80,6 +90,9 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
         model: &model,
         layers: plan.layers.iter().map(layer).collect(),
         peak_trusted_bytes: plan.peak_trusted_bytes,
+        peak_step: &plan.peak_step,
+        recompute: plan.recompute,
+        memory: plan.memory.iter().map(|part| Memory { name: &part.name, bytes: part.bytes }).collect(),
         releases: plan.releases.iter().map(release).collect(),
     };
     terminal::note(table(&flow, &model, &plan).trim_end());
@@ -95,18 +108,22 @@ struct Subject {
     parameters: Parameters,
     /// Records to measure energy on; may be empty.
     pixels: Vec<u8>,
+    /// Training and test records that a run would hold.
+    records: [usize; 2],
 }
 
 fn of_config(arguments: &Arguments) -> Result<Subject> {
     let mut loaded = Loaded::read(&arguments.subject)?;
     let mut source = prepare::source(&loaded)?;
+    let records_of = |split| data::count(&source, split);
+    let counts = [records_of(data::Split::Train)?, records_of(data::Split::Test)?];
     source.limit_train = Some(source.limit_train.map_or(MEASURED, |limit| limit.min(MEASURED)));
     let mut records = data::load(&source, data::Split::Train)?;
     records.pixels.truncate(MEASURED * records.shape.iter().product::<usize>());
     let model = prepare::build_model(&loaded, records.shape, records.classes.len())?;
     prepare::complete(&mut loaded, &model.graph)?;
     let spec = prepare::run_spec(&loaded.config, model.graph, None);
-    Ok(Subject { spec, parameters: model.parameters, pixels: records.pixels })
+    Ok(Subject { spec, parameters: model.parameters, pixels: records.pixels, records: counts })
 }
 
 fn of_onnx(arguments: &Arguments) -> Result<Subject> {
@@ -119,7 +136,7 @@ fn of_onnx(arguments: &Arguments) -> Result<Subject> {
     let mut loaded = Loaded::built(config);
     prepare::complete(&mut loaded, &model.graph)?;
     let spec = prepare::run_spec(&loaded.config, model.graph, None);
-    Ok(Subject { spec, parameters: model.parameters, pixels: Vec::new() })
+    Ok(Subject { spec, parameters: model.parameters, pixels: Vec::new(), records: [0; 2] })
 }
 
 fn layer(layer: &PlannedLayer) -> Layer<'_> {
@@ -179,8 +196,25 @@ fn table(flow: &str, model: &str, plan: &Plan) -> String {
     let total = |of: fn(&PlannedLayer) -> u64| grouped(plan.layers.iter().map(of).sum());
     let (trusted, untrusted) = (total(|l| l.trusted_macs), total(|l| l.untrusted_macs));
     let _ = writeln!(text, "multiply-adds per image: trusted {trusted}, untrusted {untrusted}");
-    let _ = writeln!(text, "peak trusted memory: {}", bytes(plan.peak_trusted_bytes as f64));
+    text.push_str(&memory(plan));
     plan.releases.iter().for_each(|release| text.push_str(&release_line(release)));
+    text
+}
+
+/// The peak of trusted memory, what it is made of, and where it is.
+fn memory(plan: &Plan) -> String {
+    let mut text = format!("peak trusted memory: {}\n", bytes(plan.peak_trusted_bytes as f64));
+    for part in &plan.memory {
+        let _ = writeln!(text, "  {:>10}  {}", bytes(part.bytes as f64), part.name);
+    }
+    if !plan.peak_step.is_empty() {
+        let _ = writeln!(text, "  most activations are alive at {}", plan.peak_step);
+    }
+    if plan.recompute {
+        text.push_str(
+            "  cheap activations are computed again in the backward pass, to fit [trusted] memory\n",
+        );
+    }
     text
 }
 

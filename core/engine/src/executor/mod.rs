@@ -12,8 +12,6 @@ use crate::timeline::{Arena, Layout, Timeline};
 
 /// Runs one graph for batches of up to a fixed size; every buffer has its place in one arena, planned on construction.
 pub struct Executor {
-    graph: Graph,
-    batch: usize,
     plan: Plan<Range<usize>>,
     arena: Arena,
     /// Empty if made for inference.
@@ -38,50 +36,68 @@ impl Executor {
 
     /// An executor for inference and for training; with `recompute`, in less memory and more time, with the same bits.
     pub fn for_training_within(graph: Graph, batch: usize, recompute: bool) -> Self {
-        let batch = batch.max(1);
-        let (plan, timeline) = Plan::training(&graph, batch, recompute);
-        Executor::in_own_arena(graph, batch, &plan, &timeline.lay_out()).with_gradients()
+        let (plan, timeline) = Plan::training(graph, batch, recompute);
+        Executor::in_own_arena(&plan, &timeline.lay_out()).with_gradients()
     }
 
     /// An executor without gradients.
     pub fn for_inference(graph: Graph, batch: usize) -> Self {
-        let (batch, mut timeline) = (batch.max(1), Timeline::default());
-        let plan = Plan::forward(&graph, batch, &mut timeline);
+        let mut timeline = Timeline::default();
+        let plan = Plan::forward(graph, batch, &mut timeline);
         timeline.step("end");
-        timeline.read(plan.output(&graph));
-        Executor::in_own_arena(graph, batch, &plan, &timeline.lay_out())
+        timeline.read(plan.output());
+        Executor::in_own_arena(&plan, &timeline.lay_out())
     }
 
-    /// An executor for a part of a longer run, planned by its caller; without memory until it is given some
+    /// An executor for a part of a longer run, planned by its caller in `layout`; without memory until it is given some
     /// ([`Executor::swap_arena`]).
-    ///
-    /// `plan` is that of `graph` and `batch`, in `layout`.
-    pub fn part_for_training(graph: Graph, batch: usize, plan: &Plan, layout: &Layout) -> Self {
-        Executor::new(graph, batch, plan, layout).with_gradients()
+    pub fn part_for_training(plan: &Plan, layout: &Layout) -> Self {
+        Executor::new(plan, layout).with_gradients()
     }
 
-    fn in_own_arena(graph: Graph, batch: usize, plan: &Plan, layout: &Layout) -> Self {
-        Executor { arena: layout.arena(), ..Executor::new(graph, batch, plan, layout) }
+    /// An executor for inference and for training that has no memory yet ([`Executor::take_memory`]).
+    pub fn without_memory(graph: Graph, batch: usize) -> Self {
+        let (plan, timeline) = Plan::training(graph, batch, false);
+        Executor::new(&plan, &timeline.lay_out()).with_gradients()
     }
 
-    fn new(graph: Graph, batch: usize, plan: &Plan, layout: &Layout) -> Self {
-        let (plan, written) = (plan.placed(layout), vec![false; graph.values()]);
-        Executor { graph, batch, plan, arena: Arena::default(), grad_params: Vec::new(), written }
+    /// Takes the memory for training with or without `recompute`, in place of what it had; what was computed is lost.
+    pub fn take_memory(&mut self, recompute: bool) {
+        // Before the new one is made.
+        self.arena = Arena::default();
+        let (plan, timeline) = Plan::training(self.plan.graph.clone(), self.plan.batch, recompute);
+        let layout = timeline.lay_out();
+        self.move_to(&plan, &layout);
+        self.arena = layout.arena();
+    }
+
+    /// Takes the places of another layout, as a part of a longer run; see [`Executor::part_for_training`].
+    pub fn move_to(&mut self, plan: &Plan, layout: &Layout) {
+        self.plan = plan.placed(layout);
+    }
+
+    fn in_own_arena(plan: &Plan, layout: &Layout) -> Self {
+        Executor { arena: layout.arena(), ..Executor::new(plan, layout) }
+    }
+
+    fn new(plan: &Plan, layout: &Layout) -> Self {
+        let written = vec![false; plan.graph.values()];
+        Executor { plan: plan.placed(layout), arena: Arena::default(), grad_params: Vec::new(), written }
     }
 
     fn with_gradients(mut self) -> Self {
-        self.grad_params =
-            self.graph.param_specs().into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
+        let specs = self.plan.graph.param_specs();
+        self.grad_params = specs.into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
         self
     }
 
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.plan.graph
     }
 
     /// Largest number of records a pass may have.
     pub fn batch(&self) -> usize {
-        self.batch
+        self.plan.batch
     }
 
     /// Exchanges this executor's memory for another of the same layout: between parts that run one after the other, it
@@ -98,11 +114,7 @@ impl Executor {
 
     /// Scratch memory that any pass takes on so many threads.
     pub fn scratch(&self, threads: usize) -> Scratch {
-        let of_node = |n: usize| {
-            let inputs = self.graph.input_shapes(n, self.batch);
-            self.graph.nodes()[n].op.operator().scratch(&inputs, threads)
-        };
-        (0..self.graph.nodes().len()).map(of_node).fold(Scratch::NONE, Scratch::or)
+        self.plan.scratch(threads)
     }
 
     /// Where the input of the next pass goes: `[records, C, H, W]`. The pass uses it up.
@@ -119,7 +131,7 @@ impl Executor {
     /// # Panics
     /// If `records` exceeds [`Executor::batch`].
     pub fn input_place(&self, records: usize) -> Range<usize> {
-        assert!(records <= self.batch, "a pass has at most {} records, not {records}", self.batch);
+        assert!(records <= self.plan.batch, "a pass has at most {} records, not {records}", self.plan.batch);
         self.place(ValueId::INPUT, records)
     }
 
@@ -128,7 +140,7 @@ impl Executor {
     /// In [`Mode::Train`] the buffers of `parameters` (running statistics) are updated; the seed is the step's, and is
     /// made unique per node here.
     pub fn forward(&mut self, parameters: &mut Parameters, pass: Pass, threads: &Threads) -> &[f32] {
-        for n in 0..self.graph.nodes().len() {
+        for n in 0..self.plan.graph.nodes().len() {
             self.forward_node(n, parameters, pass, threads);
         }
         self.output(pass.records)
@@ -141,12 +153,12 @@ impl Executor {
 
     /// Where the output of the last forward pass lies in the arena.
     pub fn output_place(&self, records: usize) -> Range<usize> {
-        self.place(self.graph.output(), records)
+        self.place(self.plan.graph.output(), records)
     }
 
     fn forward_node(&mut self, n: usize, parameters: &mut Parameters, pass: Pass, threads: &Threads) {
-        let node = &self.graph.nodes()[n];
-        let inputs = Inputs::of(&self.graph, n, pass.records);
+        let node = &self.plan.graph.nodes()[n];
+        let inputs = Inputs::of(&self.plan.graph, n, pass.records);
         let [first, second] = inputs.places(|i| Some(self.place(node.inputs[i], pass.records)));
         let output = ValueId(n + 1);
         let [saved_floats, saved_indices] = self.plan.saved[n].clone();
@@ -156,7 +168,7 @@ impl Executor {
             inputs: &inputs.views([first, second])[..inputs.count],
             params: &parameters.params[node.params.clone()],
             buffers: &mut parameters.buffers[node.buffers.clone()],
-            output: ViewMut { shape: self.graph.shape(output, pass.records), data },
+            output: ViewMut { shape: self.plan.graph.shape(output, pass.records), data },
             saved: SavedMut { floats, indices: &mut self.arena.indices[saved_indices] },
             mode: node_mode(pass.mode, n),
             threads,
@@ -170,7 +182,7 @@ impl Executor {
 
     /// The graph, and the gradients of its parameters to add to.
     pub fn graph_and_gradients(&mut self) -> (&Graph, &mut [Tensor]) {
-        (&self.graph, &mut self.grad_params)
+        (&self.plan.graph, &mut self.grad_params)
     }
 
     /// Where the output's gradient lies in the arena, `[records, …]`.
@@ -178,7 +190,7 @@ impl Executor {
     /// # Panics
     /// If the executor was made for inference.
     pub fn grad_output_place(&self, records: usize) -> Range<usize> {
-        self.grad_place(self.graph.output(), records).expect("made for training")
+        self.grad_place(self.plan.graph.output(), records).expect("made for training")
     }
 
     /// Where the input's gradient lies in the arena after a backward pass that was asked for it, `[records, C, H, W]`.
@@ -225,7 +237,7 @@ impl Executor {
         want_input: bool,
         threads: &Threads,
     ) {
-        let output = self.graph.output();
+        let output = self.plan.graph.output();
         self.written.fill(false);
         self.written[output.0] = true;
         for n in (0..output.0).rev() {
@@ -240,10 +252,10 @@ impl Executor {
 
     fn compute_again(&mut self, n: usize, i: usize, parameters: &Parameters, pass: Pass, threads: &Threads) {
         let again = &self.plan.again[n][i];
-        let node = &self.graph.nodes()[again.node];
-        let inputs = Inputs::of(&self.graph, again.node, pass.records);
+        let node = &self.plan.graph.nodes()[again.node];
+        let inputs = Inputs::of(&self.plan.graph, again.node, pass.records);
         let [first, second] = inputs.places(|i| cut(Some(&again.inputs[i]), inputs.shapes[i]));
-        let shape = self.graph.shape(ValueId(again.node + 1), pass.records);
+        let shape = self.plan.graph.shape(ValueId(again.node + 1), pass.records);
         let [saved_floats, saved_indices] = self.plan.saved[again.node].clone();
         let places = [first, second, cut(Some(&again.output), shape).unwrap_or_default(), saved_floats];
         let [first, second, data, floats] = disjoint(&mut self.arena.floats, places);
@@ -265,10 +277,10 @@ impl Executor {
         want_input: bool,
         threads: &Threads,
     ) {
-        let node = &self.graph.nodes()[n];
+        let node = &self.plan.graph.nodes()[n];
         let (operator, records) = (node.op.operator(), pass.records);
-        let (inputs, reads) = (Inputs::of(&self.graph, n, records), operator.backward_reads());
-        let kept = |v: ValueId| cut(Some(&self.plan.kept[v.0]), self.graph.shape(v, records));
+        let (inputs, reads) = (Inputs::of(&self.plan.graph, n, records), operator.backward_reads());
+        let kept = |v: ValueId| cut(Some(&self.plan.kept[v.0]), self.plan.graph.shape(v, records));
         let value = |v, read: bool| kept(v).filter(|_| read);
         let wanted = |v: ValueId| want_input || v != ValueId::INPUT;
         let [first, second] = inputs.places(|i| value(node.inputs[i], inputs.read(reads.inputs, i)));
@@ -290,7 +302,7 @@ impl Executor {
         ];
         let [first, second, data, grad, floats, grad_first, grad_second] =
             disjoint(&mut self.arena.floats, places);
-        let shape = self.graph.shape(output, records);
+        let shape = self.plan.graph.shape(output, records);
         let views = inputs.views([first, second]);
         let mut grad_inputs = inputs.grads([grad_first, grad_second], node, &self.written, want_input);
         operator.backward(Backward {
@@ -313,11 +325,11 @@ impl Executor {
     }
 
     fn place(&self, value: ValueId, records: usize) -> Range<usize> {
-        cut(Some(&self.plan.values[value.0]), self.graph.shape(value, records)).unwrap_or_default()
+        cut(Some(&self.plan.values[value.0]), self.plan.graph.shape(value, records)).unwrap_or_default()
     }
 
     fn grad_place(&self, value: ValueId, records: usize) -> Option<Range<usize>> {
-        cut(self.plan.grads[value.0].as_ref(), self.graph.shape(value, records))
+        cut(self.plan.grads[value.0].as_ref(), self.plan.graph.shape(value, records))
     }
 }
 

@@ -45,9 +45,9 @@ fn graphs() -> Vec<Graph> {
 /// An executor in which no two buffers share memory.
 fn apart(graph: &Graph, batch: usize) -> Executor {
     let mut timeline = Timeline::default();
-    let mut plan = Plan::forward(graph, batch, &mut timeline);
-    plan.backward(graph, batch, false, &mut timeline);
-    Executor::in_own_arena(graph.clone(), batch, &plan, &timeline.lay_out_apart()).with_gradients()
+    let mut plan = Plan::forward(graph.clone(), batch, &mut timeline);
+    plan.backward(false, &mut timeline);
+    Executor::in_own_arena(&plan, &timeline.lay_out_apart()).with_gradients()
 }
 
 /// Bits of everything a few steps compute. Memory starts each step full of NaN: nothing may be read before it is written.
