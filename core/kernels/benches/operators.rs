@@ -109,7 +109,10 @@ fn convolutions() {
 
 /// The operators of a small main model (ResNet-18 on CIFAR, rank 8), in microseconds: their sum is its training step.
 fn small_model() {
-    println!("\n{:<28}{:>6}{:>10}{:>10}{:>10}{:>10}{:>10}", "C, K, H, k, s", "times", "forward", "dx", "dw", "all", "GFLOP/s");
+    println!(
+        "\n{:<28}{:>6}{:>10}{:>10}{:>10}{:>10}{:>10}",
+        "C, K, H, k, s", "times", "forward", "dx", "dw", "all", "GFLOP/s"
+    );
     let convolutions = [
         (4, [64, 16, 16, 3, 1]),
         (4, [16, 64, 16, 1, 1]),
@@ -144,7 +147,10 @@ fn microseconds(name: &str, times: usize, op: &dyn Operator, shape: &[usize]) ->
     let dw = micros(best(|| case.backward(false, true)));
     let both = micros(best(|| (case.forward(), case.backward(true, true))));
     let flops = 6.0 * op.macs(&[case.input.shape()]) as f64;
-    println!("{name:<28}{times:>6}{forward:>10.0}{dx:>10.0}{dw:>10.0}{both:>10.0}{:>10.1}", flops / both / 1e3);
+    println!(
+        "{name:<28}{times:>6}{forward:>10.0}{dx:>10.0}{dw:>10.0}{both:>10.0}{:>10.1}",
+        flops / both / 1e3
+    );
     times as f64 * both
 }
 

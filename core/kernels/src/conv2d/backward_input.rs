@@ -39,7 +39,7 @@ pub(super) fn scratch(geometry: &Geometry, images: usize) -> Scratch {
             let rows = together * plane;
             // Fewer columns are made in longer steps: at most this much.
             let made = (columns * rows).min(COLUMNS + columns * MAX_WIDTH);
-            let [height, width] = geometry.padded();
+            let (height, width) = (geometry.padded()[0], geometry.row_len());
             let product = gemm::scratch_len(Kernel::detected(), rows, geometry.outputs);
             Scratch::each([product, made, together * geometry.inputs * height * width])
         }

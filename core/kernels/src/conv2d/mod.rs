@@ -218,6 +218,10 @@ impl Operator for By {
         Reads::INPUTS
     }
 
+    fn scratch(&self, inputs: &[Shape], threads: usize) -> Scratch {
+        scratch::by(self.1, &self.0.geometry(inputs[0]), inputs[0].dims()[0], threads)
+    }
+
     fn forward(&self, pass: Forward<'_>) {
         self.0.forward_by(Some(self.1), pass);
     }

@@ -2,18 +2,33 @@
 
 use super::geometry::Geometry;
 use super::pieces::images_together;
+use super::plan::Way;
+use super::winograd::{self, F2, F4};
 use super::{backward_input, backward_weight};
 use crate::Scratch;
 use crate::gemm::{self, Kernel};
 
 /// The most that any pass over `images` images, or fewer, takes.
 pub(super) fn most(geometry: &Geometry, images: usize, threads: usize) -> Scratch {
-    if geometry.is_depthwise() {
-        return Scratch::each([padded(geometry, 1, 1)]);
+    let by = |way| by(way, geometry, images, threads);
+    // Fewer images are worth fewer transformed weights.
+    match Way::of(geometry, images) {
+        Way::Winograd4 => by(Way::Winograd4).or(by(Way::Winograd2)).or(by(Way::Columns)),
+        Way::Winograd2 => by(Way::Winograd2).or(by(Way::Columns)),
+        way => by(way),
     }
-    convolve(geometry, images)
-        .or(backward_input::scratch(geometry, images))
-        .or(backward_weight::scratch(geometry, images, threads))
+}
+
+/// The most that a pass takes that is computed in this way.
+pub(super) fn by(way: Way, geometry: &Geometry, images: usize, threads: usize) -> Scratch {
+    match way {
+        Way::Depthwise => Scratch::each([padded(geometry, 1, 1)]),
+        Way::Columns => convolve(geometry, images)
+            .or(backward_input::scratch(geometry, images))
+            .or(backward_weight::scratch(geometry, images, threads)),
+        Way::Winograd2 => winograd::scratch(geometry, images, threads, F2),
+        Way::Winograd4 => winograd::scratch(geometry, images, threads, F4),
+    }
 }
 
 /// [`super::forward::convolve`].
@@ -29,11 +44,11 @@ pub(super) fn convolve(geometry: &Geometry, images: usize) -> Scratch {
     ])
 }
 
-/// Padded images of some channels; none where nothing is padded.
+/// Padded images of some channels; none where they are read as they are.
 pub(super) fn padded(geometry: &Geometry, images: usize, channels: usize) -> usize {
-    let [height, width] = geometry.padded();
+    let (height, width) = (geometry.padded()[0], geometry.row_len());
     // Depthwise kernels pad in any case.
-    if geometry.padding == [0; 4] && !geometry.is_depthwise() {
+    if geometry.padding == [0; 4] && geometry.stride[1] == 1 && !geometry.is_depthwise() {
         0
     } else {
         images * channels * height * width

@@ -6,8 +6,9 @@ use super::read::{ReadTiles, Source};
 use super::stride;
 use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
-use crate::Threads;
+use super::weights::Layout;
 use crate::gemm::{self, Kernel, Matrix, Output};
+use crate::{Scratch, Threads};
 
 /// Gradient of 3×3 kernels: at every point a product of transformed gradients and inputs, summed over tiles.
 ///
@@ -21,81 +22,74 @@ pub(in super::super) fn backward_weight<const M: usize, const T: usize, F: Trans
     dw: &mut [f32],
 ) {
     let (kernel, tiling) = (Kernel::detected(), Tiling::new(geometry, M));
-    let width = kernel.width().min(geometry.outputs.next_multiple_of(LANES));
-    let sums = Sums { kernel, geometry, tiling, transform, width, panels: geometry.outputs.div_ceil(width) };
-    sums.run(threads, x, dy, dw);
+    let layout = Layout::new([geometry.outputs, geometry.inputs], kernel.width());
+    Sums { kernel, geometry, tiling, layout, transform }.run(threads, x, dy, dw);
+}
+
+/// What [`backward_weight`] takes for so many images or fewer.
+pub(super) fn scratch<const M: usize, const T: usize>(
+    geometry: &Geometry,
+    images: usize,
+    threads: usize,
+) -> Scratch {
+    let tiling = Tiling::new(geometry, M);
+    let layout = Layout::new([geometry.outputs, geometry.inputs], Kernel::detected().width());
+    let together = threads.min(tiling.chunks(images));
+    let chunks = together * chunk_lens::<T>(&layout, tiling.largest_chunk(images)).iter().sum::<usize>();
+    // Read and written one after the other.
+    let block = tiling.block_len().max(geometry.depth() * LANES);
+    Scratch::shared([layout.len(T * T), chunks]).and(Scratch::each([block]))
+}
+
+/// Transformed inputs `[T·T, tiles, depth]` and gradients `[T·T, panels, tiles, width]` of one chunk.
+fn chunk_lens<const T: usize>(layout: &Layout, tiles: usize) -> [usize; 2] {
+    [T * T * stride(tiles * layout.depth), T * T * stride(layout.panels * tiles * layout.width)]
 }
 
 struct Sums<'a, F, const M: usize, const T: usize> {
     kernel: &'a Kernel,
     geometry: &'a Geometry,
     tiling: Tiling,
+    layout: Layout,
     transform: F,
-    /// Output channels of a panel.
-    width: usize,
-    panels: usize,
 }
 
 impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
     fn run(&self, threads: &Threads, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-        let images = x.len() / (self.geometry.inputs * self.geometry.input_plane());
-        let most = self.tiling.largest_chunk();
-        let chunk_len = self.inputs_len(most) + self.gradients_len(most);
-        // `[panels, T·T, depth, width]`.
-        let mut sums = threads.scratch(self.panels * T * T * self.point_len());
-        let mut transformed = threads.scratch(threads.count() * chunk_len);
-        let mut keep = 0.0;
-        let mut chunks = self.tiling.chunks(0..images);
-        loop {
-            let together: Vec<Chunk> = chunks.by_ref().take(threads.count()).collect();
-            if together.is_empty() {
-                break;
-            }
-            threads.for_each_chunk(&mut transformed[..together.len() * chunk_len], chunk_len, |i, to| {
-                self.read(threads, x, dy, &together[i], to);
-            });
-            threads.for_each_chunk(&mut sums, self.point_len(), |i, sums| {
-                for (chunk, from) in together.iter().zip(transformed.chunks(chunk_len)) {
-                    let keep = if std::ptr::eq(chunk, &together[0]) { keep } else { 1.0 };
-                    self.add(i / (T * T), i % (T * T), chunk.tiles(), from, keep, sums);
-                }
-            });
-            keep = 1.0;
-        }
-        if keep == 0.0 {
+        let images = 0..x.len() / (self.geometry.inputs * self.geometry.input_plane());
+        let chunks = self.tiling.chunks(images.len());
+        if chunks == 0 {
             return dw.fill(0.0);
         }
-        let panel = T * T * self.point_len();
-        threads.for_each_chunk(dw, self.width * self.geometry.depth(), |i, dw| {
+        let (layout, together) = (self.layout, threads.count().min(chunks));
+        let most = self.tiling.largest_chunk(images.len());
+        let chunk_len = chunk_lens::<T>(&layout, most).iter().sum::<usize>();
+        let mut sums = threads.scratch(layout.len(T * T));
+        let mut transformed = threads.scratch(together * chunk_len);
+        for first in (0..chunks).step_by(together) {
+            let transformed = &mut transformed[..together.min(chunks - first) * chunk_len];
+            threads.for_each_chunk(transformed, chunk_len, |i, to| {
+                self.read(threads, x, dy, &self.tiling.chunk(&images, first + i), to);
+            });
+            threads.for_each_chunk(&mut sums, layout.point(), |at, sums| {
+                for (i, from) in transformed.chunks(chunk_len).enumerate() {
+                    let tiles = self.tiling.chunk(&images, first + i).tiles();
+                    let keep = if first + i == 0 { 0.0 } else { 1.0 };
+                    self.add(at / (T * T), at % (T * T), tiles, from, keep, sums);
+                }
+            });
+        }
+        let panel = T * T * layout.point();
+        threads.for_each_chunk(dw, layout.width * self.geometry.depth(), |i, dw| {
             self.write(threads, &sums[i * panel..][..panel], dw);
         });
-    }
-
-    /// Input channels, rounded up to whole blocks.
-    fn depth(&self) -> usize {
-        self.geometry.inputs.next_multiple_of(LANES)
-    }
-
-    /// One point's sums of one panel, `[depth, width]`.
-    fn point_len(&self) -> usize {
-        stride(self.depth() * self.width)
-    }
-
-    /// Transformed inputs `[T·T, tiles, depth]`.
-    fn inputs_len(&self, tiles: usize) -> usize {
-        T * T * stride(tiles * self.depth())
-    }
-
-    /// Transformed gradients `[T·T, panels, tiles, width]`.
-    fn gradients_len(&self, tiles: usize) -> usize {
-        T * T * stride(self.panels * tiles * self.width)
     }
 
     /// Transforms the tiles of one chunk.
     fn read(&self, threads: &Threads, x: &[f32], dy: &[f32], chunk: &Chunk, to: &mut [f32]) {
         let mut block = threads.scratch(self.tiling.block_len());
-        let (tiles, depth, width) = (chunk.tiles(), self.depth(), self.width);
-        let (inputs, gradients) = to.split_at_mut(self.inputs_len(tiles));
+        let (tiles, Layout { panels, width, depth }) = (chunk.tiles(), self.layout);
+        let (inputs, gradients) = to.split_at_mut(chunk_lens::<T>(&self.layout, tiles)[0]);
         for (n, image) in chunk.images.clone().enumerate() {
             let tile = n * chunk.tiles_per_image();
             for c in (0..self.geometry.inputs).step_by(LANES) {
@@ -127,7 +121,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
                     block: &mut block,
                     to: &mut gradients[(k / width * tiles + tile) * width + k % width..],
                     tile_stride: width,
-                    point_stride: stride(self.panels * tiles * width),
+                    point_stride: stride(panels * tiles * width),
                 });
             }
         }
@@ -135,10 +129,10 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
 
     /// Adds one chunk's products at one point of one panel, `[depth, width]`.
     fn add(&self, panel: usize, point: usize, tiles: usize, from: &[f32], keep: f32, sums: &mut [f32]) {
-        let (depth, width) = (self.depth(), self.width);
-        let (inputs, gradients) = from.split_at(self.inputs_len(tiles));
-        let left = &gradients[point * stride(self.panels * tiles * width) + panel * tiles * width..]
-            [..tiles * width];
+        let Layout { panels, width, depth } = self.layout;
+        let (inputs, gradients) = from.split_at(chunk_lens::<T>(&self.layout, tiles)[0]);
+        let left =
+            &gradients[point * stride(panels * tiles * width) + panel * tiles * width..][..tiles * width];
         let right = Matrix::strided(
             &inputs[point * stride(tiles * depth)..],
             [tiles, self.geometry.inputs],
@@ -157,8 +151,8 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
             pulp::Arch::new().dispatch(WriteKernels::<F, M, T> {
                 transform: self.transform,
                 sums: &sums[i * LANES..],
-                width: self.width,
-                point_stride: self.point_len(),
+                width: self.layout.width,
+                point_stride: self.layout.point(),
                 channels: self.geometry.inputs,
                 block: &mut block,
                 dw,

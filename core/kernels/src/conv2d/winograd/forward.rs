@@ -7,10 +7,10 @@ use super::blocks::{self, LANES, Window};
 use super::read::{ReadTiles, Source};
 use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
-use super::weights::{Kernels, Weights};
+use super::weights::{Kernels, Layout, Weights};
 use super::{DEPTH, stride};
-use crate::Threads;
 use crate::gemm::{self, Kernel, Matrix, Output};
+use crate::{Scratch, Threads};
 
 /// The convolution of `x` with 3×3 kernels, in tiles of `M×M` outputs.
 pub(in super::super) fn convolve<const M: usize, const T: usize, F: Transform<M, T>>(
@@ -26,9 +26,23 @@ pub(in super::super) fn convolve<const M: usize, const T: usize, F: Transform<M,
     let weights = Weights::new(threads, kernels, transform, kernel.width());
     let tiling = Tiling::new(geometry, M);
     let sizes = [1, geometry.outputs, geometry.output_plane()];
-    let pieces = divide(y, sizes, threads.count(), tiling.images_together(), weights.width);
+    let pieces = divide(y, sizes, threads.count(), tiling.images_together(), weights.layout.width);
     let convolution = Convolution { kernel, geometry, tiling, weights: &weights, transform, start };
-    threads.for_each_item(pieces, |mut piece| convolution.run(threads, x, &mut piece));
+    threads.for_each_part(pieces, |_, mut piece| convolution.run(threads, x, &mut piece));
+}
+
+/// What [`convolve`] takes for so many images or fewer.
+pub(super) fn scratch<const M: usize, const T: usize>(geometry: &Geometry, images: usize) -> Scratch {
+    let (tiling, widest) = (Tiling::new(geometry, M), Kernel::detected().width());
+    let layout = Layout::new([geometry.outputs, geometry.inputs], widest);
+    let each = lengths::<T>(&tiling, images, layout.depth, layout.width);
+    Scratch::shared([layout.len(T * T)]).and(Scratch::each(each))
+}
+
+/// Lengths of a chunk's transformed tiles, of one panel's products with them, and of a block of channels.
+fn lengths<const T: usize>(tiling: &Tiling, images: usize, depth: usize, width: usize) -> [usize; 3] {
+    let most = tiling.largest_chunk(images);
+    [T * T * stride(most * depth), T * T * stride(most * width), tiling.block_len()]
 }
 
 struct Convolution<'a, F, const M: usize, const T: usize> {
@@ -42,11 +56,11 @@ struct Convolution<'a, F, const M: usize, const T: usize> {
 
 impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T> {
     fn run(&self, threads: &Threads, x: &[f32], piece: &mut Piece<'_>) {
-        let (most, width) = (self.tiling.largest_chunk(), self.weights.width);
-        let mut tiles = threads.scratch(T * T * stride(most * self.weights.depth));
-        let mut products = threads.scratch(T * T * stride(most * width));
-        let mut block = threads.scratch(self.tiling.block_len());
-        for chunk in self.tiling.chunks(piece.images.clone()) {
+        let width = self.weights.layout.width;
+        let lens = lengths::<T>(&self.tiling, piece.images.len(), self.weights.layout.depth, width);
+        let [mut tiles, mut products, mut block] = lens.map(|len| threads.scratch(len));
+        for i in 0..self.tiling.chunks(piece.images.len()) {
+            let chunk = self.tiling.chunk(&piece.images, i);
             self.read(x, &chunk, &mut block, &mut tiles);
             for first in piece.channels.clone().step_by(width) {
                 let lanes = width.min(piece.channels.end - first);
@@ -59,7 +73,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T
     /// Transformed tiles `[T·T, tiles, depth]`.
     fn read(&self, x: &[f32], chunk: &Chunk, block: &mut [f32], to: &mut [f32]) {
         let (channels, plane, depth) =
-            (self.geometry.inputs, self.geometry.input_plane(), self.weights.depth);
+            (self.geometry.inputs, self.geometry.input_plane(), self.weights.layout.depth);
         for (n, image) in chunk.images.clone().enumerate() {
             for c in (0..channels).step_by(LANES) {
                 pulp::Arch::new().dispatch(ReadTiles::<F, M, T> {
@@ -81,7 +95,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T
 
     /// One panel's products `[T·T, tiles, width]`: `Σ_c u · v` at every point.
     fn multiply(&self, panel: usize, lanes: usize, tiles: usize, from: &[f32], products: &mut [f32]) {
-        let (depth, width) = (self.weights.depth, self.weights.width);
+        let (depth, width) = (self.weights.layout.depth, self.weights.layout.width);
         for point in 0..T * T {
             let left = self.weights.panel(panel, point);
             let right = Matrix::strided(&from[point * stride(tiles * depth)..], [depth, tiles], [1, depth]);
@@ -107,7 +121,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T
         block: &mut [f32],
         piece: &mut Piece<'_>,
     ) {
-        let (plane, width) = (self.geometry.output_plane(), self.weights.width);
+        let (plane, width) = (self.geometry.output_plane(), self.weights.layout.width);
         for (n, image) in chunk.images.clone().enumerate() {
             for lane in (0..lanes).step_by(LANES) {
                 let channel = first + lane - piece.channels.start;

@@ -13,7 +13,7 @@ mod weights;
 use super::forward::Start;
 use super::geometry::Geometry;
 use crate::gemm::Kernel;
-use crate::{GradInput, Threads};
+use crate::{GradInput, Scratch, Threads};
 
 pub(super) use backward_weight::backward_weight;
 pub(super) use forward::convolve;
@@ -52,4 +52,17 @@ pub(super) fn backward_input<const M: usize, const T: usize, F: Transform<M, T>>
     let start = if dx.accumulate { Start::Keep } else { Start::Zero };
     let kernels = Kernels { data: weight, channels: geometry.inputs, turned: true };
     convolve(threads, &transposed, dy, kernels, transform, start, dx.data);
+}
+
+/// What the three passes take for so many images or fewer.
+pub(super) fn scratch<const M: usize, const T: usize, F: Transform<M, T>>(
+    geometry: &Geometry,
+    images: usize,
+    threads: usize,
+    _: F,
+) -> Scratch {
+    let transposed = geometry.transposed().expect("`serves` asks for stride 1 and little padding");
+    forward::scratch::<M, T>(geometry, images)
+        .or(forward::scratch::<M, T>(&transposed, images))
+        .or(backward_weight::scratch::<M, T>(geometry, images, threads))
 }

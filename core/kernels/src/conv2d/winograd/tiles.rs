@@ -46,22 +46,30 @@ impl Tiling {
         (CHUNK / self.count[1]).clamp(1, self.count[0])
     }
 
-    /// Tiles of the largest chunk.
-    pub(super) fn largest_chunk(&self) -> usize {
-        self.images_together() * self.rows_together() * self.count[1]
+    /// Tiles of the largest chunk of so many images.
+    pub(super) fn largest_chunk(&self, images: usize) -> usize {
+        self.images_together().min(images) * self.rows_together() * self.count[1]
     }
 
-    /// Chunks of these images, in order.
-    pub(super) fn chunks(self, images: Range<usize>) -> impl Iterator<Item = Chunk> {
-        let (together, step, [rows, columns]) = (self.images_together(), self.rows_together(), self.count);
-        images.clone().step_by(together).flat_map(move |first| {
-            let images = first..images.end.min(first + together);
-            (0..rows).step_by(step).map(move |row| Chunk {
-                images: images.clone(),
-                rows: row..rows.min(row + step),
-                columns,
-            })
-        })
+    /// Chunks of each group of images.
+    fn bands(&self) -> usize {
+        self.count[0].div_ceil(self.rows_together())
+    }
+
+    /// Number of chunks of so many images.
+    pub(super) fn chunks(&self, images: usize) -> usize {
+        images.div_ceil(self.images_together()) * self.bands()
+    }
+
+    /// Chunk `i` of these images, in order.
+    pub(super) fn chunk(&self, images: &Range<usize>, i: usize) -> Chunk {
+        let (together, step) = (self.images_together(), self.rows_together());
+        let (first, row) = (images.start + i / self.bands() * together, i % self.bands() * step);
+        Chunk {
+            images: first..images.end.min(first + together),
+            rows: row..self.count[0].min(row + step),
+            columns: self.count[1],
+        }
     }
 
     /// The inputs that a chunk's tiles read: its outputs, and two rows and columns more.

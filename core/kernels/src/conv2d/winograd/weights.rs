@@ -18,14 +18,39 @@ pub(in super::super) struct Kernels<'a> {
     pub turned: bool,
 }
 
-/// Transformed kernels, `[panels, T·T points, depth, width]`: the lanes of a panel are output channels.
-pub(super) struct Weights<'a> {
-    data: ScratchGuard<'a>,
-    points: usize,
+/// Sizes of matrices `[panels, T·T points, depth, width]`, where the lanes of a panel are output channels.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    pub panels: usize,
     /// Lanes of a panel, a multiple of [`LANES`].
     pub width: usize,
     /// Input channels, rounded up to whole blocks.
     pub depth: usize,
+}
+
+impl Layout {
+    /// For these output and input channels; `widest` is the widest panel the product can read.
+    pub(super) fn new([outputs, inputs]: [usize; 2], widest: usize) -> Self {
+        let width = widest.min(outputs.next_multiple_of(LANES));
+        Layout { panels: outputs.div_ceil(width), width, depth: inputs.next_multiple_of(LANES) }
+    }
+
+    /// From one point of a panel to the next.
+    pub(super) fn point(&self) -> usize {
+        stride(self.depth * self.width)
+    }
+
+    /// Elements of all panels.
+    pub(super) fn len(&self, points: usize) -> usize {
+        self.panels * points * self.point()
+    }
+}
+
+/// Transformed kernels.
+pub(super) struct Weights<'a> {
+    data: ScratchGuard<'a>,
+    points: usize,
+    pub layout: Layout,
 }
 
 impl Kernels<'_> {
@@ -69,21 +94,24 @@ impl<'a> Weights<'a> {
         transform: F,
         widest: usize,
     ) -> Self {
-        let [outputs, inputs] = kernels.sizes();
-        let (lanes, depth) = (outputs.next_multiple_of(LANES), inputs.next_multiple_of(LANES));
-        let width = widest.min(lanes);
-        let panel = T * T * stride(depth * width);
-        let mut data = threads.scratch(lanes.div_ceil(width) * panel);
-        threads.for_each_chunk(&mut data, panel, |i, data| {
-            pulp::Arch::new().dispatch(Panel { kernels, transform, first: i * width, width, depth, data });
+        let layout = Layout::new(kernels.sizes(), widest);
+        let mut data = threads.scratch(layout.len(T * T));
+        threads.for_each_chunk(&mut data, T * T * layout.point(), |panel, data| {
+            pulp::Arch::new().dispatch(Panel {
+                kernels,
+                transform,
+                first: panel * layout.width,
+                layout,
+                data,
+            });
         });
-        Weights { data, points: T * T, width, depth }
+        Weights { data, points: T * T, layout }
     }
 
     /// Lanes of one panel at one point, `[depth, width]`.
     pub(super) fn panel(&self, panel: usize, point: usize) -> &[f32] {
-        let len = self.depth * self.width;
-        &self.data[(panel * self.points + point) * stride(len)..][..len]
+        &self.data[(panel * self.points + point) * self.layout.point()..]
+            [..self.layout.depth * self.layout.width]
     }
 }
 
@@ -93,8 +121,7 @@ struct Panel<'a, F, const M: usize, const T: usize> {
     transform: F,
     /// First output channel.
     first: usize,
-    width: usize,
-    depth: usize,
+    layout: Layout,
     /// `[T·T, depth, width]`.
     data: &'a mut [f32],
 }
@@ -106,11 +133,11 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, 
     fn with_simd<S: Simd>(self, simd: S) {
         let outputs = self.kernels.sizes()[0];
         let (to, _) = S::as_mut_simd_f32s(self.data);
-        let transform = self.transform;
-        let (vectors, point) = (LANES / S::F32_LANES, stride(self.depth * self.width) / S::F32_LANES);
+        let (transform, layout) = (self.transform, self.layout);
+        let (vectors, point) = (LANES / S::F32_LANES, layout.point() / S::F32_LANES);
         let mut taps = [0.0; 9 * LANES * LANES];
-        for c in (0..self.depth).step_by(LANES) {
-            for lane in (0..self.width).step_by(LANES) {
+        for c in (0..layout.depth).step_by(LANES) {
+            for lane in (0..layout.width).step_by(LANES) {
                 let k = self.first + lane;
                 match outputs.checked_sub(k) {
                     Some(left @ 1..) => self.kernels.read(simd, k, left.min(LANES), c, &mut taps),
@@ -119,7 +146,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, 
                 let (taps, _) = S::as_simd_f32s(&taps);
                 for (i, taps) in taps.chunks_exact(9 * vectors).enumerate() {
                     for v in 0..vectors {
-                        let at = ((c + i) * self.width + lane) / S::F32_LANES + v;
+                        let at = ((c + i) * layout.width + lane) / S::F32_LANES + v;
                         both_axes::<S, 3, T>(
                             simd,
                             #[inline(always)]
