@@ -2,7 +2,7 @@
 
 use asymflow_e2e::{Sandbox, tiny};
 
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 17] = [
     "flow",
     "model",
     "epochs",
@@ -97,8 +97,35 @@ fn plan_adds_up() {
         let field = if layer["placement"] == "trusted" { "untrusted_macs" } else { "trusted_macs" };
         assert_eq!(layer[field], 0, "{layer}");
     }
-    assert!(plan["peak_trusted_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    let parts = plan["memory"].as_array().expect("a list").iter();
+    let sum: u64 = parts.map(|part| part["bytes"].as_u64().expect("a number")).sum();
+    assert_eq!(plan["peak_trusted_bytes"].as_u64(), Some(sum));
     assert!(!sandbox.path("runs").exists());
+    sandbox.assert_no_process_left();
+}
+
+/// Memory of the enclave's program and libraries, and of a data set on its way in.
+const PROGRAM: u64 = 24 << 20;
+
+#[test]
+fn a_run_keeps_to_its_plan_and_to_its_budget() {
+    let sandbox = Sandbox::new();
+    sandbox.write("run.toml", &tiny("delta"));
+    let planned = sandbox.run(&["plan", "run.toml", "--json"]).good().json();
+    let report = sandbox.run(&["train", "run.toml", "--json"]).good().json();
+    assert_eq!(report["peak_trusted_bytes"], planned["peak_trusted_bytes"]);
+    let number = |field: &str| report[field].as_u64().expect("a number");
+    let (peak, resident) = (number("peak_trusted_bytes"), number("resident_trusted_bytes"));
+    assert!(
+        resident > 0 && resident <= peak + PROGRAM,
+        "{resident} bytes are resident, the plan says {peak}"
+    );
+    sandbox.write("small.toml", &(tiny("delta") + "\n[trusted]\nmemory = \"2 MiB\"\n"));
+    for command in ["plan", "train"] {
+        let refused = sandbox.run(&[command, "small.toml"]);
+        assert_eq!(refused.code(), 1, "{}", refused.stderr);
+        assert!(refused.stderr.contains("[trusted] memory grants 2.0 MiB"), "{}", refused.stderr);
+    }
     sandbox.assert_no_process_left();
 }
 

@@ -3,6 +3,7 @@
 //! Pure: files, sockets, clocks and processor time come in through [`Host`].
 
 mod accelerator;
+mod batch;
 mod calibration;
 mod checkpoint;
 mod error;

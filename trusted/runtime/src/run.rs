@@ -11,13 +11,13 @@ use wire::owner::Summary;
 use wire::spec::{Accelerator as AcceleratorSpec, Flow, Labels, Protection, Release};
 
 use crate::accelerator::Accelerator;
+use crate::batch::Batch;
 use crate::calibration::Calibration;
 use crate::checkpoint::{self, Checkpoint, CheckpointRef, Job, Totals};
 use crate::flow::{self, Outsourced, Parts};
 use crate::memory::{Held, MemoryPlan};
 use crate::messages::{self, Context, Messenger};
 use crate::records::DataSets;
-use crate::train::Batch;
 use crate::trusted_model::{InitialParameters, TrustedModel};
 use crate::{Host, RunError};
 

@@ -6,7 +6,7 @@
 
 use engine::random::{Purpose, Stream};
 use engine::{Augment, Draw, Pass, batches};
-use kernels::{Mode, softmax_cross_entropy};
+use kernels::Mode;
 use wire::accelerator::RecordSet;
 use wire::owner::{Epoch, Event, Step};
 use wire::spec::{Flow, OnFailure, Release};
@@ -353,46 +353,6 @@ impl Run {
             (Release::PerStep, Some(epoch)) => (epoch, true),
         };
         Views { view, alone, augment: train.augment, seed: train.seed }
-    }
-}
-
-/// What a step computes outside of the model; kept, so that the next step allocates nothing.
-#[derive(Default)]
-pub(crate) struct Batch {
-    labels: Vec<u32>,
-    /// Logits of the trusted part alone, `[N, K]`.
-    own: Vec<f32>,
-    /// Logits of both parts.
-    logits: Vec<f32>,
-    /// Gradient of the loss with respect to the trusted part's logits.
-    grad: Vec<f32>,
-    own_grad: Vec<f32>,
-}
-
-impl Batch {
-    fn begin(&mut self, labels: impl Iterator<Item = u32>, classes: usize) {
-        self.labels.clear();
-        self.labels.extend(labels);
-        for numbers in [&mut self.own, &mut self.logits, &mut self.grad, &mut self.own_grad] {
-            numbers.clear();
-            numbers.resize(self.labels.len() * classes, 0.0);
-        }
-    }
-
-    /// Mean loss of the sum of both parts' logits, and its gradient.
-    fn loss(&mut self, residual: Option<&[f32]>, classes: usize) -> f32 {
-        self.logits.copy_from_slice(&self.own);
-        self.logits.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
-        softmax_cross_entropy::loss_and_gradient(&self.logits, &self.labels, classes, &mut self.grad)
-    }
-
-    /// Replaces a `share` of the merged loss's gradient by that of the trusted part's own loss, so that the trusted part
-    /// stays good alone.
-    fn mix_own_loss(&mut self, share: f32, classes: usize) {
-        if share > 0.0 {
-            softmax_cross_entropy::loss_and_gradient(&self.own, &self.labels, classes, &mut self.own_grad);
-            self.grad.iter_mut().zip(&self.own_grad).for_each(|(g, o)| *g += share * (o - *g));
-        }
     }
 }
 

@@ -1,11 +1,16 @@
 //! Forward and backward passes over a whole graph, in memory allocated once.
 
+mod inputs;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
-use kernels::{Backward, Forward, GradInput, MAX_INPUTS, Mode, Recompute, Saved, SavedMut, Scratch, Threads};
-use model::{Graph, Node, Parameters, ValueId};
-use tensor::{Shape, Tensor, View, ViewMut};
+use kernels::{Backward, Forward, Mode, Recompute, Saved, SavedMut, Scratch, Threads};
+use model::{Graph, Parameters, ValueId};
+use tensor::{Tensor, View, ViewMut};
 
+use self::inputs::{Inputs, cut};
 use crate::plan::Plan;
 use crate::random::{Purpose, Stream};
 use crate::timeline::{Arena, Layout, Timeline};
@@ -333,66 +338,6 @@ impl Executor {
     }
 }
 
-/// The inputs of one node.
-struct Inputs {
-    count: usize,
-    /// Whether both inputs are the same value.
-    same: bool,
-    shapes: [Shape; MAX_INPUTS],
-}
-
-impl Inputs {
-    fn of(graph: &Graph, n: usize, records: usize) -> Self {
-        let values = &graph.nodes()[n].inputs;
-        let shape = |i: usize| values.get(i).map_or(Shape::default(), |v| graph.shape(*v, records));
-        Inputs {
-            count: values.len(),
-            same: matches!(values[..], [a, b] if a == b),
-            shapes: std::array::from_fn(shape),
-        }
-    }
-
-    /// Whether the data of input `i` is read, where `reads` says it of each.
-    fn read(&self, reads: [bool; MAX_INPUTS], i: usize) -> bool {
-        reads[i] || self.same && reads.contains(&true)
-    }
-
-    /// A place for each input that has one; the same value twice has one place.
-    fn places(&self, place: impl Fn(usize) -> Option<Range<usize>>) -> [Range<usize>; MAX_INPUTS] {
-        let distinct = |i: usize| i < self.count && !(self.same && i > 0);
-        std::array::from_fn(|i| distinct(i).then(|| place(i)).flatten().unwrap_or_default())
-    }
-
-    fn views<'a>(&self, [first, second]: [&'a [f32]; MAX_INPUTS]) -> [View<'a>; MAX_INPUTS] {
-        let data = [first, if self.same { first } else { second }];
-        std::array::from_fn(|i| View { shape: self.shapes[i], data: data[i] })
-    }
-
-    /// Where the inputs' gradients go; `None` where none is wanted.
-    fn grads<'a>(
-        &self,
-        data: [&'a mut [f32]; MAX_INPUTS],
-        node: &Node,
-        written: &[bool],
-        want_input: bool,
-    ) -> [Option<GradInput<'a>>; MAX_INPUTS] {
-        let mut i = 0;
-        data.map(|data| {
-            let value = node.inputs.get(i).filter(|v| want_input || **v != ValueId::INPUT);
-            // The second gradient of the same value has a buffer of its own.
-            let accumulate = value.is_some_and(|v| written[v.0]) && !(self.same && i > 0);
-            i += 1;
-            value.map(|_| GradInput { data, accumulate })
-        })
-    }
-}
-
-/// The part of a buffer that a value of this shape takes.
-fn cut(place: Option<&Range<usize>>, shape: Shape) -> Option<Range<usize>> {
-    // An empty range lies nowhere: inside another it would count as an overlap.
-    place.map(|place| if shape.is_empty() { 0..0 } else { place.start..place.start + shape.len() })
-}
-
 /// Several buffers of an arena at once.
 fn disjoint<const N: usize>(arena: &mut [f32], places: [Range<usize>; N]) -> [&mut [f32]; N] {
     arena.get_disjoint_mut(places).expect("buffers that are used together are alive together")
@@ -407,6 +352,3 @@ fn node_mode(mode: Mode, n: usize) -> Mode {
         Mode::Eval => Mode::Eval,
     }
 }
-
-#[cfg(test)]
-mod tests;

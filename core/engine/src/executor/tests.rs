@@ -9,6 +9,7 @@ use kernels::flatten::Flatten;
 use kernels::linear::Linear;
 use kernels::pool::{AvgPool2d, MaxPool2d};
 use model::{GraphBuilder, zoo};
+use tensor::Shape;
 
 use super::*;
 
