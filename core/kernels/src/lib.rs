@@ -6,14 +6,18 @@
 
 pub mod activation;
 pub mod add;
+pub mod add_relu;
 pub mod batch_norm;
+mod channels;
 mod check;
 pub mod conv2d;
 pub mod dropout;
 mod elementwise;
 pub mod flatten;
+pub mod fused;
 pub mod gemm;
 pub mod linear;
+pub mod norm_add_relu;
 pub mod operator;
 pub mod pool;
 pub mod registry;
@@ -26,6 +30,7 @@ pub mod threads;
 #[cfg(test)]
 mod vectors;
 
+pub use fused::Fused;
 pub use operator::{Backward, Forward, GradInput, Mode, Operator, ParamSpec, Saved, SavedLen};
 pub use registry::Op;
 pub use threads::Threads;
