@@ -4,10 +4,13 @@ use kernels::{Backward, Forward, GradInput, Mode, Saved, Threads};
 use model::{Graph, Parameters, ValueId};
 use tensor::{Tensor, View, ViewMut};
 
+use crate::fuse;
 use crate::random::{Purpose, Stream};
 
 /// Runs one graph for batches of up to a fixed size; every buffer is allocated on construction.
 pub struct Executor {
+    model: Graph,
+    /// The model with chains of operators fused: what runs.
     graph: Graph,
     batch: usize,
     values: Vec<Tensor>,
@@ -36,25 +39,36 @@ pub struct Pass {
 
 impl Executor {
     /// An executor for inference and for training.
-    pub fn for_training(graph: Graph, batch: usize) -> Self {
+    pub fn for_training(model: Graph, batch: usize) -> Self {
+        let graph = fuse::for_training(&model);
+        Executor::training(model, graph, batch)
+    }
+
+    /// [`Executor::for_training`] that runs `graph`, a rewrite of `model`.
+    pub(crate) fn training(model: Graph, graph: Graph, batch: usize) -> Self {
         let grad_params = graph.param_specs().into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
         let (slot_of, lengths) = plan_gradient_slots(&graph, batch);
         let slots = lengths.into_iter().map(|len| vec![0.0; len]).collect();
         let training = Some(Training { grad_params, slots, slot_of });
-        Executor { training, ..Executor::for_inference(graph, batch) }
+        Executor { training, ..Executor::new(model, graph, batch) }
     }
 
     /// An executor without gradients.
-    pub fn for_inference(graph: Graph, batch: usize) -> Self {
+    pub fn for_inference(model: Graph, batch: usize) -> Self {
+        let graph = fuse::for_training(&model);
+        Executor::new(model, graph, batch)
+    }
+
+    fn new(model: Graph, graph: Graph, batch: usize) -> Self {
         let batch = batch.max(1);
         let values = (0..graph.values()).map(|v| Tensor::zeros(graph.shape(ValueId(v), batch))).collect();
         let saved_len = |n: usize| graph.nodes()[n].op.operator().saved_len(&graph.input_shapes(n, batch));
         let saved = (0..graph.nodes().len()).map(|n| Saved::new(saved_len(n))).collect();
-        Executor { graph, batch, values, saved, training: None }
+        Executor { model, graph, batch, values, saved, training: None }
     }
 
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.model
     }
 
     /// Largest number of records a pass may have.
@@ -91,18 +105,14 @@ impl Executor {
         for n in 0..self.graph.nodes().len() {
             self.forward_node(n, parameters, pass, threads);
         }
-        self.output(pass.records)
+        self.output(pass.records).data
     }
 
     /// The output of the last forward pass, `[records, …]`.
-    pub fn output(&self, records: usize) -> &[f32] {
-        self.value(self.graph.output(), records).data
-    }
-
-    /// Any value of the last forward pass.
-    pub fn value(&self, value: ValueId, records: usize) -> View<'_> {
-        let shape = self.graph.shape(value, records);
-        View { shape, data: &self.values[value.0].data()[..shape.len()] }
+    pub fn output(&self, records: usize) -> View<'_> {
+        let output = self.graph.output();
+        let shape = self.graph.shape(output, records);
+        View { shape, data: &self.values[output.0].data()[..shape.len()] }
     }
 
     fn forward_node(&mut self, n: usize, parameters: &mut Parameters, pass: Pass, threads: &Threads) {
@@ -120,7 +130,7 @@ impl Executor {
             buffers: &mut parameters.buffers[node.buffers.clone()],
             output: ViewMut { shape, data: &mut after[0].data_mut()[..shape.len()] },
             saved: &mut self.saved[n],
-            mode: node_mode(pass.mode, n),
+            mode: node_mode(pass.mode, node.origin),
             threads,
         });
     }
@@ -138,7 +148,7 @@ impl Executor {
     /// # Panics
     /// If the executor was made for inference.
     pub fn graph_and_gradients(&mut self) -> (&Graph, &mut [Tensor]) {
-        (&self.graph, &mut self.training.as_mut().expect("made for training").grad_params)
+        (&self.model, &mut self.training.as_mut().expect("made for training").grad_params)
     }
 
     /// Propagates `grad_output` (shape of the output) back through the last forward pass, which was `pass`.
@@ -201,7 +211,7 @@ impl Executor {
             saved: &self.saved[n],
             grad_inputs: &mut grad_inputs[..inputs.len()],
             grad_params: &mut training.grad_params[node.params.clone()],
-            mode: node_mode(pass.mode, n),
+            mode: node_mode(pass.mode, node.origin),
             threads,
         });
         wanted.put_back(training, written);

@@ -74,7 +74,7 @@ impl Learner {
 
     /// The output of the last forward pass, `[records, …]`.
     pub fn output(&self, records: usize) -> View<'_> {
-        self.executor.value(self.executor.graph().output(), records)
+        self.executor.output(records)
     }
 
     /// Bytes of buffers, parameters and optimiser state.
