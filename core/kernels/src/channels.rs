@@ -5,6 +5,7 @@ use std::ops::Range;
 use tensor::Shape;
 
 use crate::Threads;
+use crate::denormals::Flushed;
 
 /// Elements of one tensor in a block: three tensors of a backward pass (384 KiB) stay in any L2 cache.
 const BLOCK: usize = 1 << 15;
@@ -99,6 +100,7 @@ pub(crate) fn for_each_block<const W: usize>(
     let numbers = numbers.chunks_mut((numbers.len() / layout.channels.max(1) * together).max(1));
     if threads.count() == 1 {
         // Nothing is allocated.
+        let _flushed = Flushed::new();
         for (b, numbers) in numbers.enumerate().take(blocks) {
             let within = |data| Planes::Within { data, layout, channels: channels(b) };
             let outputs = outputs.each_mut().map(|data| within(&mut **data));

@@ -5,7 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
+use crate::denormals::{self, Flushed};
+
 /// The threads an operator may use, and scratch buffers that are handed out and come back.
+///
+/// Denormal numbers count as 0 in what they run ([`denormals`]).
 ///
 /// Once every buffer has grown to the largest request, asking for scratch memory allocates nothing.
 pub struct Threads {
@@ -19,7 +23,9 @@ impl Threads {
     pub fn new(count: usize) -> Self {
         let count = count.max(1);
         let pool = (count > 1).then(|| {
-            rayon::ThreadPoolBuilder::new().num_threads(count).build().expect("the system can start threads")
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(count);
+            let pool = pool.start_handler(|_| denormals::flush_this_thread());
+            pool.build().expect("the system can start threads")
         });
         Threads { pool, count, scratch: Mutex::default() }
     }
@@ -33,7 +39,10 @@ impl Threads {
     pub fn for_each(&self, parts: usize, job: impl Fn(usize) + Send + Sync) {
         match &self.pool {
             Some(pool) if parts > 1 => pool.install(|| (0..parts).into_par_iter().for_each(job)),
-            _ => (0..parts).for_each(job),
+            _ => {
+                let _flushed = Flushed::new();
+                (0..parts).for_each(job);
+            }
         }
     }
 
@@ -41,7 +50,10 @@ impl Threads {
     pub fn for_each_item<T: Send>(&self, items: Vec<T>, job: impl Fn(T) + Send + Sync) {
         match &self.pool {
             Some(pool) if items.len() > 1 => pool.install(|| items.into_par_iter().for_each(job)),
-            _ => items.into_iter().for_each(job),
+            _ => {
+                let _flushed = Flushed::new();
+                items.into_iter().for_each(job);
+            }
         }
     }
 
@@ -57,7 +69,10 @@ impl Threads {
             Some(pool) if data.len() > len => {
                 pool.install(|| data.par_chunks_mut(len).enumerate().for_each(|(i, chunk)| job(i, chunk)));
             }
-            _ => data.chunks_mut(len).enumerate().for_each(|(i, chunk)| job(i, chunk)),
+            _ => {
+                let _flushed = Flushed::new();
+                data.chunks_mut(len).enumerate().for_each(|(i, chunk)| job(i, chunk));
+            }
         }
     }
 

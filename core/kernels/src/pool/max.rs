@@ -3,6 +3,7 @@ use tensor::{Shape, ShapeError};
 
 use super::phases::{Phases, load, load_mut, load_some, store_some};
 use super::{Attributes, Plane, infer_windows};
+use crate::denormals::Flushed;
 use crate::{Backward, Forward, Operator, SavedLen, check};
 use pulp::{Arch, Simd, WithSimd};
 
@@ -69,6 +70,8 @@ pub(crate) fn forward(op: &MaxPool2d, relu: bool, pass: Forward<'_>) {
         }
     };
     if pass.threads.count() == 1 {
+        // Nothing is allocated.
+        let _flushed = Flushed::new();
         parts.for_each(job);
     } else {
         pass.threads.for_each_item(parts.collect(), job);
