@@ -246,7 +246,7 @@ impl Run {
             model.learn(&grad, pass, rate, &self.threads)?;
         }
         self.steps_done += 1;
-        let correct = correct(&logits, &labels, classes);
+        let correct = softmax_cross_entropy::correct(&logits, &labels, classes);
         let records = labels.len();
         self.totals.count(records, loss, correct);
         let steps_done = self.steps_done;
@@ -386,14 +386,4 @@ impl crate::checkpoint::Totals {
         self.correct = 0;
         self.records = 0;
     }
-}
-
-/// How many rows have their largest logit at the label.
-pub(crate) fn correct(logits: &[f32], labels: &[u32], classes: usize) -> usize {
-    let right = |(row, &label): (&[f32], &u32)| {
-        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // Of equal logits the first counts, as in an argmax.
-        row.iter().position(|&x| x == largest) == Some(label as usize)
-    };
-    logits.chunks_exact(classes).zip(labels).filter(|pair| right(*pair)).count()
 }
