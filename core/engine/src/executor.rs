@@ -53,13 +53,13 @@ impl Executor {
         Executor { training, ..Executor::new(model, graph, batch) }
     }
 
-    /// An executor without gradients.
+    /// An executor without gradients, for evaluation mode.
     pub fn for_inference(model: Graph, batch: usize) -> Self {
-        let graph = fuse::for_training(&model);
+        let graph = fuse::for_inference(&model);
         Executor::new(model, graph, batch)
     }
 
-    fn new(model: Graph, graph: Graph, batch: usize) -> Self {
+    pub(crate) fn new(model: Graph, graph: Graph, batch: usize) -> Self {
         let batch = batch.max(1);
         let values = (0..graph.values()).map(|v| Tensor::zeros(graph.shape(ValueId(v), batch))).collect();
         let saved_len = |n: usize| graph.nodes()[n].op.operator().saved_len(&graph.input_shapes(n, batch));

@@ -4,13 +4,26 @@
 //! graph's output, is never fused away. What training computes is the same bits as without the rewrite.
 
 use kernels::add_relu::AddRelu;
+use kernels::conv_norm_relu::ConvNormRelu;
 use kernels::norm_add_relu::NormAddRelu;
+use kernels::relu_max_pool::ReluMaxPool;
 use kernels::{Fused, Op};
 use model::{Graph, Node, ValueId};
 
-/// Batch norm (+ residual connection) (+ ReLU), and residual connection + ReLU.
+/// Batch norm (+ residual connection) (+ ReLU), residual connection + ReLU, and ReLU + max pooling.
 pub(crate) fn for_training(graph: &Graph) -> Graph {
-    rewrite(graph, |reads, n| norm_chain(reads, n).or_else(|| add_chain(reads, n)))
+    rewrite(graph, memory_chain)
+}
+
+/// Convolution (+ batch norm) (+ residual connection) (+ ReLU), and what is left of those for training.
+///
+/// It runs in evaluation mode only.
+pub(crate) fn for_inference(graph: &Graph) -> Graph {
+    rewrite(graph, |reads, n| conv_chain(reads, n).or_else(|| memory_chain(reads, n)))
+}
+
+fn memory_chain(reads: &Reads<'_>, n: usize) -> Option<Chain> {
+    norm_chain(reads, n).or_else(|| add_chain(reads, n)).or_else(|| pool_chain(reads, n))
 }
 
 /// Nodes that become one.
@@ -22,10 +35,11 @@ struct Chain {
     inputs: Vec<ValueId>,
 }
 
-/// A graph, and how often each value is read.
+/// A graph, how often each value is read, and which nodes are part of a chain already.
 struct Reads<'a> {
     graph: &'a Graph,
     counts: Vec<usize>,
+    taken: Vec<bool>,
 }
 
 impl<'a> Reads<'a> {
@@ -34,7 +48,7 @@ impl<'a> Reads<'a> {
         graph.nodes().iter().flat_map(|node| &node.inputs).for_each(|v| counts[v.0] += 1);
         // Whoever runs the graph reads its output.
         counts[graph.output().0] += 1;
-        Reads { graph, counts }
+        Reads { graph, counts, taken: vec![false; graph.nodes().len()] }
     }
 
     fn op(&self, n: usize) -> &'a Op {
@@ -45,11 +59,12 @@ impl<'a> Reads<'a> {
         &self.graph.nodes()[n].inputs
     }
 
-    /// The node that alone reads what `n` makes, if `wanted`.
+    /// The node that alone reads what `n` makes, if it is free and `wanted`.
     fn next(&self, n: usize, wanted: impl Fn(&Op) -> bool) -> Option<usize> {
         let value = ValueId(n + 1);
         let alone = self.counts[value.0] == 1;
-        self.graph.consumers(value).next().filter(|&next| alone && wanted(self.op(next)))
+        let next = self.graph.consumers(value).next().filter(|_| alone)?;
+        (!self.taken[next] && wanted(self.op(next))).then_some(next)
     }
 
     /// The sum that alone reads what `n` makes, and what is added to it.
@@ -62,6 +77,10 @@ impl<'a> Reads<'a> {
     fn next_relu(&self, n: usize) -> Option<usize> {
         self.next(n, |op| matches!(op, Op::Relu(_)))
     }
+
+    fn next_pool(&self, n: usize) -> Option<usize> {
+        self.next(n, |op| matches!(op, Op::MaxPool2d(_)))
+    }
 }
 
 fn norm_chain(reads: &Reads<'_>, n: usize) -> Option<Chain> {
@@ -72,9 +91,34 @@ fn norm_chain(reads: &Reads<'_>, n: usize) -> Option<Chain> {
     (nodes.len() > 1).then_some(Chain { nodes, op, inputs })
 }
 
+fn conv_chain(reads: &Reads<'_>, n: usize) -> Option<Chain> {
+    let Op::Conv2d(conv) = reads.op(n) else { return None };
+    let (mut nodes, mut inputs) = (vec![n], reads.inputs(n).to_vec());
+    let norm = reads.next(n, |op| matches!(op, Op::BatchNorm2d(_)));
+    // Their parameters must lie next to each other.
+    let beside = |&norm: &usize| reads.graph.nodes()[n].params.end == reads.graph.nodes()[norm].params.start;
+    let norm = norm.filter(beside).and_then(|at| match reads.op(at) {
+        Op::BatchNorm2d(norm) => Some((at, norm.clone())),
+        _ => None,
+    });
+    nodes.extend(norm.iter().map(|(at, _)| *at));
+    let (add, relu) = extend(reads, &mut nodes, &mut inputs);
+    let (conv, norm) = (conv.clone(), norm.map(|(_, norm)| norm));
+    let op = Fused::ConvNormRelu(ConvNormRelu { conv, norm, add, relu });
+    (nodes.len() > 1).then_some(Chain { nodes, op, inputs })
+}
+
+fn pool_chain(reads: &Reads<'_>, n: usize) -> Option<Chain> {
+    let Op::Relu(_) = reads.op(n) else { return None };
+    let pool = reads.next_pool(n)?;
+    let Op::MaxPool2d(op) = reads.op(pool) else { return None };
+    let op = Fused::ReluMaxPool(ReluMaxPool(op.clone()));
+    Some(Chain { nodes: vec![n, pool], op, inputs: reads.inputs(n).to_vec() })
+}
+
 fn add_chain(reads: &Reads<'_>, n: usize) -> Option<Chain> {
     let Op::Add(_) = reads.op(n) else { return None };
-    let relu = reads.next_relu(n)?;
+    let relu = reads.next_relu(n).filter(|&relu| reads.next_pool(relu).is_none())?;
     Some(Chain { nodes: vec![n, relu], op: Fused::AddRelu(AddRelu), inputs: reads.inputs(n).to_vec() })
 }
 
@@ -86,22 +130,19 @@ fn extend(reads: &Reads<'_>, nodes: &mut Vec<usize>, inputs: &mut Vec<ValueId>) 
         nodes.push(add);
         inputs.push(skip);
     }
-    let relu = reads.next_relu(last(nodes));
+    // Before max pooling, a ReLU costs nothing: it goes with the pool, so that no gradient reads what it makes.
+    let relu = reads.next_relu(last(nodes)).filter(|&relu| reads.next_pool(relu).is_none());
     nodes.extend(relu);
     (add.is_some(), relu.is_some())
 }
 
 /// Puts the chain that `find` starts at a node, if any, in the place of its last node, when all it reads is made.
 fn rewrite(graph: &Graph, find: impl Fn(&Reads<'_>, usize) -> Option<Chain>) -> Graph {
-    let reads = Reads::new(graph);
-    let mut taken = vec![false; graph.nodes().len()];
+    let mut reads = Reads::new(graph);
     let mut ends: Vec<Option<Chain>> = (0..graph.nodes().len()).map(|_| None).collect();
     for n in 0..graph.nodes().len() {
-        let Some(chain) = (!taken[n]).then(|| find(&reads, n)).flatten() else { continue };
-        if chain.nodes.iter().any(|&n| taken[n]) {
-            continue;
-        }
-        chain.nodes.iter().for_each(|&n| taken[n] = true);
+        let Some(chain) = (!reads.taken[n]).then(|| find(&reads, n)).flatten() else { continue };
+        chain.nodes.iter().for_each(|&n| reads.taken[n] = true);
         let end = *chain.nodes.last().expect("a chain has a node");
         ends[end] = Some(chain);
     }
@@ -111,7 +152,7 @@ fn rewrite(graph: &Graph, find: impl Fn(&Reads<'_>, usize) -> Option<Chain>) -> 
     for (n, end) in ends.into_iter().enumerate() {
         let mut node = match end {
             Some(chain) => fused_node(graph, chain),
-            None if taken[n] => continue,
+            None if reads.taken[n] => continue,
             None => graph.nodes()[n].clone(),
         };
         node.inputs.iter_mut().for_each(|v| *v = now[v.0]);

@@ -4,7 +4,9 @@
 
 use crate::Operator;
 use crate::add_relu::AddRelu;
+use crate::conv_norm_relu::ConvNormRelu;
 use crate::norm_add_relu::NormAddRelu;
+use crate::relu_max_pool::ReluMaxPool;
 
 /// Any fused operator.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +14,8 @@ use crate::norm_add_relu::NormAddRelu;
 pub enum Fused {
     NormAddRelu(NormAddRelu),
     AddRelu(AddRelu),
+    ReluMaxPool(ReluMaxPool),
+    ConvNormRelu(ConvNormRelu),
 }
 
 impl Fused {
@@ -20,6 +24,8 @@ impl Fused {
         match self {
             Fused::NormAddRelu(op) => op,
             Fused::AddRelu(op) => op,
+            Fused::ReluMaxPool(op) => op,
+            Fused::ConvNormRelu(op) => op,
         }
     }
 }

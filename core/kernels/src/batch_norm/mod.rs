@@ -3,6 +3,8 @@
 pub(crate) mod passes;
 mod statistics;
 
+pub(crate) use self::statistics::inverse_deviation;
+
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 

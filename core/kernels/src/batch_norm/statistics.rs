@@ -13,7 +13,7 @@ pub(super) struct Moments {
 impl Moments {
     /// `1/√(variance + eps)`.
     pub(super) fn inverse_deviation(&self, eps: f32) -> f32 {
-        (1.0 / (f64::from(self.variance) + f64::from(eps)).sqrt()) as f32
+        inverse_deviation(self.variance, eps)
     }
 
     /// Moves the running statistics towards these, which are of `count` elements; of none, leaves them alone.
@@ -29,6 +29,11 @@ impl Moments {
         *running_mean = towards(*running_mean, f64::from(self.mean));
         *running_var = towards(*running_var, unbiased);
     }
+}
+
+/// `1/√(variance + eps)`.
+pub(crate) fn inverse_deviation(variance: f32, eps: f32) -> f32 {
+    (1.0 / (f64::from(variance) + f64::from(eps)).sqrt()) as f32
 }
 
 /// Mean and biased variance of one channel of `x`; zeros where it is empty.
