@@ -9,9 +9,9 @@ use crate::random::{Purpose, Stream};
 
 /// Runs one graph for batches of up to a fixed size; every buffer is allocated on construction.
 pub struct Executor {
-    model: Graph,
-    /// The model with chains of operators fused: what runs.
     graph: Graph,
+    /// The graph with chains of operators fused: what runs.
+    fused: Graph,
     batch: usize,
     values: Vec<Tensor>,
     saved: Vec<Saved>,
@@ -39,36 +39,37 @@ pub struct Pass {
 
 impl Executor {
     /// An executor for inference and for training.
-    pub fn for_training(model: Graph, batch: usize) -> Self {
-        let graph = fuse::for_training(&model);
-        Executor::training(model, graph, batch)
+    pub fn for_training(graph: Graph, batch: usize) -> Self {
+        let fused = fuse::for_training(&graph);
+        Executor::training(graph, fused, batch)
     }
 
-    /// [`Executor::for_training`] that runs `graph`, a rewrite of `model`.
-    pub(crate) fn training(model: Graph, graph: Graph, batch: usize) -> Self {
+    /// [`Executor::for_training`] that runs `fused`, a rewrite of `graph`.
+    pub(crate) fn training(graph: Graph, fused: Graph, batch: usize) -> Self {
         let grad_params = graph.param_specs().into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
-        let (slot_of, lengths) = plan_gradient_slots(&graph, batch);
+        let (slot_of, lengths) = plan_gradient_slots(&fused, batch);
         let slots = lengths.into_iter().map(|len| vec![0.0; len]).collect();
         let training = Some(Training { grad_params, slots, slot_of });
-        Executor { training, ..Executor::new(model, graph, batch) }
+        Executor { training, ..Executor::new(graph, fused, batch) }
     }
 
     /// An executor without gradients, for evaluation mode.
-    pub fn for_inference(model: Graph, batch: usize) -> Self {
-        let graph = fuse::for_inference(&model);
-        Executor::new(model, graph, batch)
+    pub fn for_inference(graph: Graph, batch: usize) -> Self {
+        let fused = fuse::for_inference(&graph);
+        Executor::new(graph, fused, batch)
     }
 
-    pub(crate) fn new(model: Graph, graph: Graph, batch: usize) -> Self {
+    /// [`Executor::for_inference`] that runs `fused`, a rewrite of `graph`.
+    pub(crate) fn new(graph: Graph, fused: Graph, batch: usize) -> Self {
         let batch = batch.max(1);
-        let values = (0..graph.values()).map(|v| Tensor::zeros(graph.shape(ValueId(v), batch))).collect();
-        let saved_len = |n: usize| graph.nodes()[n].op.operator().saved_len(&graph.input_shapes(n, batch));
-        let saved = (0..graph.nodes().len()).map(|n| Saved::new(saved_len(n))).collect();
-        Executor { model, graph, batch, values, saved, training: None }
+        let values = (0..fused.values()).map(|v| Tensor::zeros(fused.shape(ValueId(v), batch))).collect();
+        let saved_len = |n: usize| fused.nodes()[n].op.operator().saved_len(&fused.input_shapes(n, batch));
+        let saved = (0..fused.nodes().len()).map(|n| Saved::new(saved_len(n))).collect();
+        Executor { graph, fused, batch, values, saved, training: None }
     }
 
     pub fn graph(&self) -> &Graph {
-        &self.model
+        &self.graph
     }
 
     /// Largest number of records a pass may have.
@@ -93,7 +94,7 @@ impl Executor {
     /// If `records` exceeds [`Executor::batch`].
     pub fn input_mut(&mut self, records: usize) -> &mut [f32] {
         assert!(records <= self.batch, "a pass has at most {} records, not {records}", self.batch);
-        let len = self.graph.shape(ValueId::INPUT, records).len();
+        let len = self.fused.shape(ValueId::INPUT, records).len();
         &mut self.values[0].data_mut()[..len]
     }
 
@@ -102,7 +103,7 @@ impl Executor {
     /// In [`Mode::Train`] the buffers of `parameters` (running statistics) are updated; the seed is the step's, and is
     /// made unique per node here.
     pub fn forward(&mut self, parameters: &mut Parameters, pass: Pass, threads: &Threads) -> &[f32] {
-        for n in 0..self.graph.nodes().len() {
+        for n in 0..self.fused.nodes().len() {
             self.forward_node(n, parameters, pass, threads);
         }
         self.output(pass.records).data
@@ -110,20 +111,20 @@ impl Executor {
 
     /// The output of the last forward pass, `[records, …]`.
     pub fn output(&self, records: usize) -> View<'_> {
-        let output = self.graph.output();
-        let shape = self.graph.shape(output, records);
+        let output = self.fused.output();
+        let shape = self.fused.shape(output, records);
         View { shape, data: &self.values[output.0].data()[..shape.len()] }
     }
 
     fn forward_node(&mut self, n: usize, parameters: &mut Parameters, pass: Pass, threads: &Threads) {
-        let node = &self.graph.nodes()[n];
+        let node = &self.fused.nodes()[n];
         let (before, after) = self.values.split_at_mut(n + 1);
         let view = |v: ValueId| {
-            let shape = self.graph.shape(v, pass.records);
+            let shape = self.fused.shape(v, pass.records);
             View { shape, data: &before[v.0].data()[..shape.len()] }
         };
         let inputs: Vec<View<'_>> = node.inputs.iter().map(|&v| view(v)).collect();
-        let shape = self.graph.shape(ValueId(n + 1), pass.records);
+        let shape = self.fused.shape(ValueId(n + 1), pass.records);
         node.op.operator().forward(Forward {
             inputs: &inputs,
             params: &parameters.params[node.params.clone()],
@@ -148,7 +149,7 @@ impl Executor {
     /// # Panics
     /// If the executor was made for inference.
     pub fn graph_and_gradients(&mut self) -> (&Graph, &mut [Tensor]) {
-        (&self.model, &mut self.training.as_mut().expect("made for training").grad_params)
+        (&self.graph, &mut self.training.as_mut().expect("made for training").grad_params)
     }
 
     /// Propagates `grad_output` (shape of the output) back through the last forward pass, which was `pass`.
@@ -166,9 +167,9 @@ impl Executor {
         threads: &Threads,
     ) -> Option<&[f32]> {
         let training = self.training.as_mut().expect("made for training");
-        let output = self.graph.output();
+        let output = self.fused.output();
         training.slots[training.slot_of[output.0]][..grad_output.len()].copy_from_slice(grad_output);
-        let mut written = vec![false; self.graph.values()];
+        let mut written = vec![false; self.fused.values()];
         written[output.0] = true;
         for n in (0..output.0).rev() {
             if written[n + 1] {
@@ -176,7 +177,7 @@ impl Executor {
             }
         }
         let training = self.training.as_ref().expect("made for training");
-        let len = self.graph.shape(ValueId::INPUT, pass.records).len();
+        let len = self.fused.shape(ValueId::INPUT, pass.records).len();
         want_input.then(|| &training.slots[training.slot_of[0]][..len])
     }
 
@@ -189,10 +190,10 @@ impl Executor {
         written: &mut [bool],
         threads: &Threads,
     ) {
-        let node = &self.graph.nodes()[n];
+        let node = &self.fused.nodes()[n];
         let training = self.training.as_mut().expect("made for training");
         let view = |v: ValueId| {
-            let shape = self.graph.shape(v, pass.records);
+            let shape = self.fused.shape(v, pass.records);
             View { shape, data: &self.values[v.0].data()[..shape.len()] }
         };
         let inputs: Vec<View<'_>> = node.inputs.iter().map(|&v| view(v)).collect();

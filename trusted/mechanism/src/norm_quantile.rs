@@ -137,7 +137,7 @@ impl NormQuantile {
 
 /// How many norms are not above `bound`: one pass, whatever they are.
 fn count_within(norms: &[f64], bound: f64) -> u64 {
-    norms.iter().map(|&norm| u64::from(!(norm > bound))).sum()
+    norms.iter().map(|&norm| u64::from(norm <= bound)).sum()
 }
 
 /// The place of each score in ascending order, equal ones as they come: every pair is compared, none is moved.

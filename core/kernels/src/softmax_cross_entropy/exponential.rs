@@ -51,7 +51,7 @@ pub(super) fn ln(x: f64) -> f64 {
     let series = (0..10).rev().fold(0.0, |sum, n| sum * square + 1.0 / f64::from(2 * n + 1));
     let e = exponent as f64;
     let result = 2.0 * s * series + e * LN2[1] + e * LN2[0];
-    result + (x - x)
+    if x.is_nan() { x } else { result }
 }
 
 #[cfg(test)]
