@@ -48,6 +48,9 @@ fn main() {
     if "conv2d".contains(&filter) {
         convolutions();
     }
+    if "depthwise".contains(&filter) {
+        depthwise();
+    }
     if "memory".contains(&filter) {
         memory_bound();
     }
@@ -97,6 +100,21 @@ fn convolutions() {
             forward / plain_forward,
             both / plain_both,
         );
+    }
+}
+
+fn depthwise() {
+    println!("\n{:<28}{:>10}{:>10}{:>10}", "depthwise C, H, k, s", "forward", "dx", "dw");
+    for [c, h, kernel, stride] in
+        [[64, 32, 3, 1], [64, 32, 3, 2], [64, 32, 5, 1], [64, 32, 5, 2], [96, 14, 3, 1], [64, 112, 3, 1]]
+    {
+        let op = Conv2d::new(c, c, kernel).padding(kernel / 2).groups(c).stride(stride);
+        let mut case = Case::new(&op, &[BATCH, c, h, h]);
+        let flops = 2 * op.macs(&[case.inputs[0].shape()]) as usize;
+        let forward = rate(flops, best(|| case.forward()));
+        let dx = rate(flops, best(|| case.backward(true, false)));
+        let dw = rate(flops, best(|| case.backward(false, true)));
+        println!("{:<28}{forward:>10.1}{dx:>10.1}{dw:>10.1}", format!("{c}, {h}, {kernel}, {stride}"));
     }
 }
 

@@ -22,7 +22,7 @@ fn counts<'a>(graph: &Graph, names: &[&'a str]) -> Vec<(&'a str, usize)> {
     names.iter().map(|&name| (name, count(name))).collect()
 }
 
-fn numbers<'a>(graph: &Graph, names: &[&'a str]) -> Vec<usize> {
+fn numbers(graph: &Graph, names: &[&str]) -> Vec<usize> {
     counts(graph, names).into_iter().map(|(_, count)| count).collect()
 }
 

@@ -2,7 +2,7 @@
 
 mod average;
 pub(crate) mod max;
-mod phases;
+pub(crate) mod phases;
 
 pub use average::{AdaptiveAvgPool2d, AvgPool2d};
 pub use max::MaxPool2d;
@@ -13,17 +13,18 @@ use crate::check;
 
 /// Windows of a fixed size.
 #[derive(Clone, Copy)]
-struct Attributes {
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
+pub(crate) struct Attributes {
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    /// Rows above, columns left.
+    pub padding: [usize; 2],
 }
 
 /// One image plane and where the windows of its output are.
 #[derive(Clone, Copy)]
-struct Plane {
-    input: [usize; 2],
-    output: [usize; 2],
+pub(crate) struct Plane {
+    pub input: [usize; 2],
+    pub output: [usize; 2],
 }
 
 impl Plane {

@@ -1,18 +1,18 @@
 //! Padded planes with each row taken apart by column, so that the windows of an output row lie next to each other.
 //!
 //! Element `(i, j)` of windows `0, 1, …` of output row `y` is a run of numbers whatever the stride: one loop over
-//! windows serves every pool, and neither its steps nor its addresses depend on the numbers.
+//! windows serves every pool and depthwise convolution, and neither its steps nor its addresses depend on the numbers.
 
 use pulp::Simd;
 
 use super::{Attributes, Plane};
 
 /// Most windows that are worked on at a time: the widest vector.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Where the numbers of one padded plane lie: `[rows, stride, run]`.
 #[derive(Clone, Copy)]
-pub(super) struct Phases {
+pub(crate) struct Phases {
     attributes: Attributes,
     plane: Plane,
     rows: usize,
@@ -21,7 +21,7 @@ pub(super) struct Phases {
 
 impl Phases {
     #[inline(always)]
-    pub(super) fn new(attributes: Attributes, plane: Plane) -> Self {
+    pub(crate) fn new(attributes: Attributes, plane: Plane) -> Self {
         let Attributes { kernel, stride, padding } = attributes;
         // Room for every window, and for every element.
         let rows =
@@ -33,13 +33,19 @@ impl Phases {
 
     /// Height and width of the output.
     #[inline(always)]
-    pub(super) fn output(self) -> [usize; 2] {
+    pub(crate) fn output(self) -> [usize; 2] {
         self.plane.output
+    }
+
+    /// How far an element of a window lies before that of the window below.
+    #[inline(always)]
+    pub(crate) fn down(self) -> usize {
+        self.attributes.stride[0] * self.attributes.stride[1] * self.run
     }
 
     /// Where window `(y, x)` begins: a position in the plane, wrapped below 0 where that lies in the padding.
     #[inline(always)]
-    pub(super) fn origin(self, y: usize, x: usize) -> u32 {
+    pub(crate) fn origin(self, y: usize, x: usize) -> u32 {
         let Attributes { stride, padding, .. } = self.attributes;
         let row = (y * stride[0]).wrapping_sub(padding[0]).wrapping_mul(self.plane.input[1]);
         row.wrapping_add(x * stride[1]).wrapping_sub(padding[1]) as u32
@@ -47,7 +53,7 @@ impl Phases {
 
     /// How far the first element that exists of window `(y, x)` lies behind the window's origin.
     #[inline(always)]
-    pub(super) fn first(self, y: usize, x: usize) -> u32 {
+    pub(crate) fn first(self, y: usize, x: usize) -> u32 {
         let Attributes { stride, padding, .. } = self.attributes;
         let rows = padding[0].saturating_sub(y * stride[0]) * self.plane.input[1];
         (rows + padding[1].saturating_sub(x * stride[1])) as u32
@@ -55,7 +61,7 @@ impl Phases {
 
     /// `number(x)` for the windows from `start` on.
     #[inline(always)]
-    pub(super) fn each<S: Simd>(self, simd: S, start: usize, number: impl Fn(usize) -> u32) -> S::u32s {
+    pub(crate) fn each<S: Simd>(self, simd: S, start: usize, number: impl Fn(usize) -> u32) -> S::u32s {
         let mut numbers = [0; LANES];
         for (l, to) in numbers.iter_mut().enumerate() {
             *to = number(start + l);
@@ -65,12 +71,12 @@ impl Phases {
 
     /// Whether the first element of every window exists.
     #[inline(always)]
-    pub(super) fn is_padded(self) -> bool {
+    pub(crate) fn is_padded(self) -> bool {
         self.attributes.padding != [0; 2]
     }
 
     /// Numbers in a padded plane, and room for lanes behind the last.
-    pub(super) fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.rows * self.attributes.stride[1] * self.run + LANES
     }
 
@@ -85,11 +91,12 @@ impl Phases {
 
     /// Takes the plane `x` apart; what lies outside is `outside`.
     #[inline(always)]
-    pub(super) fn split(self, x: &[f32], outside: f32, phases: &mut [f32]) {
+    pub(crate) fn split(self, x: &[f32], outside: f32, phases: &mut [f32]) {
         let (stride, width) = (self.attributes.stride[1], self.plane.input[1]);
         if self.attributes.padding != [0; 2] || self.len() != x.len() + LANES {
             phases.fill(outside);
         }
+        phases[self.len() - LANES..].fill(outside);
         for (y, row) in x.chunks_exact(width).enumerate() {
             let (pairs, last) = row.as_chunks::<2>();
             match stride {
@@ -115,7 +122,7 @@ impl Phases {
 
     /// Puts a plane together; `accumulate` adds it to what is there.
     #[inline(always)]
-    pub(super) fn join(self, phases: &[f32], dx: &mut [f32], accumulate: bool) {
+    pub(crate) fn join(self, phases: &[f32], dx: &mut [f32], accumulate: bool) {
         let (stride, width) = (self.attributes.stride[1], self.plane.input[1]);
         for (y, row) in dx.chunks_exact_mut(width).enumerate() {
             if stride == 2 && width > 1 {
@@ -139,7 +146,7 @@ impl Phases {
 
     /// The elements of the windows of output row `y` from `start` on, in row-major order.
     #[inline(always)]
-    pub(super) fn elements(self, y: usize, start: usize) -> Elements {
+    pub(crate) fn elements(self, y: usize, start: usize) -> Elements {
         let row = y * self.attributes.stride[0] * self.attributes.stride[1] * self.run + start;
         Elements { phases: self, row, at: row, element: [0, 0], phase: 0 }
     }
@@ -147,7 +154,7 @@ impl Phases {
 
 /// Walks over the elements of some neighbouring windows; `(at, offset)` are where the first window's element lies among
 /// the phases (the next windows' follow), and how far it lies behind the window's origin in the plane.
-pub(super) struct Elements {
+pub(crate) struct Elements {
     phases: Phases,
     row: usize,
     at: usize,
@@ -181,19 +188,19 @@ impl Iterator for Elements {
 
 /// The numbers from `at` on, a whole vector of them.
 #[inline(always)]
-pub(super) fn load<S: Simd>(numbers: &[f32], at: usize) -> S::f32s {
+pub(crate) fn load<S: Simd>(numbers: &[f32], at: usize) -> S::f32s {
     S::as_simd_f32s(&numbers[at..at + S::F32_LANES]).0[0]
 }
 
 /// [`load`], to write.
 #[inline(always)]
-pub(super) fn load_mut<S: Simd>(numbers: &mut [f32], at: usize) -> &mut S::f32s {
+pub(crate) fn load_mut<S: Simd>(numbers: &mut [f32], at: usize) -> &mut S::f32s {
     &mut S::as_mut_simd_f32s(&mut numbers[at..at + S::F32_LANES]).0[0]
 }
 
 /// A vector that ends with zeros where there are fewer numbers.
 #[inline(always)]
-pub(super) fn load_some<S: Simd>(simd: S, numbers: &[f32]) -> S::f32s {
+pub(crate) fn load_some<S: Simd>(simd: S, numbers: &[f32]) -> S::f32s {
     match S::as_simd_f32s(numbers).0.first() {
         Some(whole) => *whole,
         None => simd.partial_load_f32s(numbers),
@@ -202,7 +209,7 @@ pub(super) fn load_some<S: Simd>(simd: S, numbers: &[f32]) -> S::f32s {
 
 /// Writes as many numbers as there is room for.
 #[inline(always)]
-pub(super) fn store_some<S: Simd>(simd: S, numbers: &mut [f32], vector: S::f32s) {
+pub(crate) fn store_some<S: Simd>(simd: S, numbers: &mut [f32], vector: S::f32s) {
     match S::as_mut_simd_f32s(numbers).0.first_mut() {
         Some(whole) => *whole = vector,
         None => simd.partial_store_f32s(numbers, vector),
