@@ -60,26 +60,32 @@ impl WithSimd for Correlate<'_> {
         let ([height, width], down) = (windows.output(), windows.down());
         for top in (0..height).step_by(ROWS) {
             let rows = ROWS.min(height - top);
+            // Rows beyond the last are computed from the last, and not stored.
+            let below = [0, 1, 2, 3].map(|row: usize| row.min(rows - 1) * down);
             for start in (0..width).step_by(S::F32_LANES) {
                 let at = |row: usize| {
                     let first = (top + row) * width;
                     first + start..first + width.min(start + S::F32_LANES)
                 };
                 let mut sums = [simd.splat_f32s(0.0); ROWS];
-                for row in 0..rows {
-                    sums[row] = load_some(simd, &y[at(row)]);
+                // Always over all rows, so that the sums live in registers.
+                for row in 0..ROWS {
+                    if row < rows {
+                        sums[row] = load_some(simd, &y[at(row)]);
+                    }
                 }
                 for (tap, (from, _)) in windows.elements(top, start).enumerate() {
                     let tap = if turned { kernel.len() - 1 - tap } else { tap };
                     let weight = simd.splat_f32s(kernel[tap]);
-                    // Rows beyond the last are computed from the last, and not stored.
                     for row in 0..ROWS {
-                        let x = load::<S>(phases, from + row.min(rows - 1) * down);
+                        let x = load::<S>(phases, from + below[row]);
                         sums[row] = simd.mul_add_e_f32s(x, weight, sums[row]);
                     }
                 }
-                for row in 0..rows {
-                    store_some(simd, &mut y[at(row)], sums[row]);
+                for row in 0..ROWS {
+                    if row < rows {
+                        store_some(simd, &mut y[at(row)], sums[row]);
+                    }
                 }
             }
         }
