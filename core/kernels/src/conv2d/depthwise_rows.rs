@@ -152,10 +152,9 @@ impl WithSimd for WeightGradient<'_> {
             for start in (0..width).step_by(S::F32_LANES) {
                 let mut y = 0;
                 while y + ROWS <= height {
-                    for row in 0..ROWS {
+                    for (row, sum) in sums.iter_mut().enumerate() {
                         let x = load::<S>(phases, from + (y + row) * down + start);
-                        sums[row] =
-                            simd.mul_add_e_f32s(x, load::<S>(scratch, (y + row) * padded + start), sums[row]);
+                        *sum = simd.mul_add_e_f32s(x, load::<S>(scratch, (y + row) * padded + start), *sum);
                     }
                     y += ROWS;
                 }
