@@ -106,7 +106,11 @@ fn without_dropout(graph: &Graph) -> Graph {
 
 fn logits(graph: &Graph, parameters: &Parameters, input: &[f32], mode: Mode) -> Vec<f32> {
     let records = input.len() / graph.input().len();
-    let mut executor = Executor::for_inference(without_dropout(graph), records);
+    let graph = without_dropout(graph);
+    let mut executor = match mode {
+        Mode::Train { .. } => Executor::for_training(graph, records),
+        Mode::Eval => Executor::for_inference(graph, records),
+    };
     executor.input_mut(records).copy_from_slice(input);
     executor.forward(&mut parameters.clone(), Pass { records, mode }, &Threads::new(1)).to_vec()
 }

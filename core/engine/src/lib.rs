@@ -6,6 +6,7 @@
 pub mod augment;
 pub mod batches;
 pub mod executor;
+mod fuse;
 pub mod input;
 pub mod learner;
 pub mod optimiser;

@@ -1,5 +1,6 @@
 //! SGD and AdamW, as PyTorch defines them.
 
+use kernels::denormals::Flushed;
 use serde::{Deserialize, Serialize};
 use tensor::Tensor;
 
@@ -73,6 +74,8 @@ impl Optimiser {
 
     /// One update of `params` with `grads` (same shapes) at learning rate `rate`.
     pub fn step(&mut self, params: &mut [Tensor], grads: &[Tensor], rate: f32) {
+        // Momentum of what is no longer trained fades away through the denormal numbers.
+        let _flushed = Flushed::new();
         self.steps += 1;
         let count = params.len();
         for (i, (param, grad)) in params.iter_mut().zip(grads).enumerate() {

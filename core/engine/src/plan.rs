@@ -5,14 +5,17 @@ use std::ops::Range;
 use kernels::Scratch;
 use model::{Graph, ValueId};
 
-use crate::orthogonality;
 use crate::timeline::{Buffer, Layout, Timeline};
+use crate::{fuse, orthogonality};
 
 /// The buffers of a graph for batches of up to a fixed size; `P` is how each is named: by its [`Buffer`] while the
 /// timeline is told, by its place in the arena after it was laid out.
 #[derive(Clone, Debug)]
 pub struct Plan<P = Buffer> {
+    /// The model as it was given.
     pub(crate) graph: Graph,
+    /// The model with chains of operators fused: what runs. Values and nodes below are its.
+    pub(crate) fused: Graph,
     pub(crate) batch: usize,
     /// Output of every node, after the graph's input.
     pub(crate) values: Vec<P>,
@@ -39,8 +42,14 @@ pub(crate) struct Again<P> {
 impl Plan {
     /// The buffers of one training step over `graph`: forward, loss, backward.
     pub fn training(graph: Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
+        let fused = fuse::for_training(&graph);
+        Plan::training_as(graph, fused, batch, recompute)
+    }
+
+    /// [`Plan::training`] that runs `fused`, a rewrite of `graph`.
+    pub(crate) fn training_as(graph: Graph, fused: Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
         let mut timeline = Timeline::default();
-        let mut plan = Plan::forward(graph, batch, &mut timeline);
+        let mut plan = Plan::forward_as(graph, fused, batch, &mut timeline);
         timeline.step("loss");
         timeline.read(plan.output());
         let grad_input = plan.backward(recompute, &mut timeline);
@@ -52,20 +61,31 @@ impl Plan {
 
     /// The buffers of a forward pass over `graph`, whose input is made in the step that `timeline` is at.
     pub fn forward(graph: Graph, batch: usize, timeline: &mut Timeline) -> Self {
+        let fused = fuse::for_training(&graph);
+        Plan::forward_as(graph, fused, batch, timeline)
+    }
+
+    /// [`Plan::forward`] for evaluation mode only.
+    pub fn inference(graph: Graph, batch: usize, timeline: &mut Timeline) -> Self {
+        let fused = fuse::for_inference(&graph);
+        Plan::forward_as(graph, fused, batch, timeline)
+    }
+
+    pub(crate) fn forward_as(graph: Graph, fused: Graph, batch: usize, timeline: &mut Timeline) -> Self {
         let batch = batch.max(1);
-        let len = |value| graph.shape(value, batch).len();
+        let len = |value| fused.shape(value, batch).len();
         let mut values = vec![timeline.make(len(ValueId::INPUT))];
         let mut saved = Vec::new();
-        for (n, node) in graph.nodes().iter().enumerate() {
+        for (n, node) in fused.nodes().iter().enumerate() {
             timeline.step(format!("{} {}, forward", graph.name(), node.name));
             node.inputs.iter().for_each(|v| timeline.read(values[v.0]));
-            let kept = node.op.operator().saved_len(&graph.input_shapes(n, batch));
+            let kept = node.op.operator().saved_len(&fused.input_shapes(n, batch));
             saved.push([timeline.make(kept.floats), timeline.make_indices(kept.indices)]);
             values.push(timeline.make(len(ValueId(n + 1))));
         }
-        let (grads, twice) = (vec![None; graph.values()], vec![None; graph.nodes().len()]);
-        let again = vec![Vec::new(); graph.nodes().len()];
-        Plan { kept: values.clone(), values, saved, grads, twice, again, graph, batch }
+        let (grads, twice) = (vec![None; fused.values()], vec![None; fused.nodes().len()]);
+        let again = vec![Vec::new(); fused.nodes().len()];
+        Plan { kept: values.clone(), values, saved, grads, twice, again, graph, fused, batch }
     }
 
     /// The graph's input.
@@ -75,7 +95,7 @@ impl Plan {
 
     /// The graph's output.
     pub fn output(&self) -> Buffer {
-        self.values[self.graph.output().0]
+        self.values[self.fused.output().0]
     }
 
     /// Adds the buffers of a backward pass; the output's gradient is made in the step that `timeline` is at.
@@ -83,7 +103,7 @@ impl Plan {
     /// With `recompute`, outputs of cheap operators are given up in the forward pass where they can be computed again from
     /// what is kept. Returns the gradient of the input, if the output depends on it.
     pub fn backward(&mut self, recompute: bool, timeline: &mut Timeline) -> Option<Buffer> {
-        let (graph, batch) = (&self.graph.clone(), self.batch);
+        let (graph, batch) = (&self.fused.clone(), self.batch);
         let mut given_up = if recompute { Recomputed::of(graph).values } else { vec![false; graph.values()] };
         let len = |value| graph.shape(value, batch).len();
         let output = graph.output();
@@ -148,6 +168,7 @@ impl Plan {
         let optional = |buffers: &[Option<Buffer>]| buffers.iter().map(|b| b.as_ref().map(place)).collect();
         Plan {
             graph: self.graph.clone(),
+            fused: self.fused.clone(),
             batch: self.batch,
             values: self.values.iter().map(place).collect(),
             saved: self.saved.iter().map(|saved| saved.each_ref().map(place)).collect(),
@@ -172,11 +193,11 @@ impl<P> Plan<P> {
     /// Scratch memory that any pass takes on so many threads.
     pub fn scratch(&self, threads: usize) -> Scratch {
         let of_node = |n: usize| {
-            let inputs = self.graph.input_shapes(n, self.batch);
-            self.graph.nodes()[n].op.operator().scratch(&inputs, threads)
+            let inputs = self.fused.input_shapes(n, self.batch);
+            self.fused.nodes()[n].op.operator().scratch(&inputs, threads)
         };
-        let passes = (0..self.graph.nodes().len()).map(of_node).fold(Scratch::NONE, Scratch::or);
-        passes.or(orthogonality::scratch(&self.graph))
+        let passes = (0..self.fused.nodes().len()).map(of_node).fold(Scratch::NONE, Scratch::or);
+        passes.or(orthogonality::scratch(&self.fused))
     }
 }
 

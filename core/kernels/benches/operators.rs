@@ -11,10 +11,14 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use asymflow_kernels::activation::Relu;
+use asymflow_kernels::add::Add;
+use asymflow_kernels::add_relu::AddRelu;
 use asymflow_kernels::batch_norm::BatchNorm2d;
 use asymflow_kernels::conv2d::{By, Conv2d, Way};
+use asymflow_kernels::dropout::Dropout;
 use asymflow_kernels::gemm::{self, Matrix};
-use asymflow_kernels::pool::{AvgPool2d, MaxPool2d};
+use asymflow_kernels::norm_add_relu::NormAddRelu;
+use asymflow_kernels::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 use asymflow_kernels::{Backward, Forward, GradInput, Mode, Operator, Saved, SavedMut, Threads};
 use tensor::{Shape, Tensor};
 
@@ -55,6 +59,9 @@ fn main() {
     if "ways".contains(&filter) {
         ways();
     }
+    if "depthwise".contains(&filter) {
+        depthwise();
+    }
     if "memory".contains(&filter) {
         memory_bound();
     }
@@ -84,12 +91,12 @@ fn convolutions() {
         let [c, k, h, kernel, groups, stride] = shape;
         let op = Conv2d::new(c, k, kernel).padding(kernel / 2).groups(groups).stride(stride);
         let mut case = Case::new(&op, &[BATCH, c, h, h]);
-        let flops = 2 * op.macs(&[case.input.shape()]) as usize;
+        let flops = 2 * op.macs(&[case.inputs[0].shape()]) as usize;
         let forward = rate(flops, best(|| case.forward()));
         let dx = rate(flops, best(|| case.backward(true, false)));
         let dw = rate(flops, best(|| case.backward(false, true)));
         let both = rate(3 * flops, best(|| (case.forward(), case.backward(true, true))));
-        let mut plain = Plain::new(&op, &case.input, &case.params[0]);
+        let mut plain = Plain::new(&op, &case.inputs[0], &case.params[0]);
         let (plain_forward, plain_both) = if groups == 1 {
             (
                 rate(flops, best(|| plain.forward())),
@@ -146,7 +153,7 @@ fn microseconds(name: &str, times: usize, op: &dyn Operator, shape: &[usize]) ->
     let dx = micros(best(|| case.backward(true, false)));
     let dw = micros(best(|| case.backward(false, true)));
     let both = micros(best(|| (case.forward(), case.backward(true, true))));
-    let flops = 6.0 * op.macs(&[case.input.shape()]) as f64;
+    let flops = 6.0 * op.macs(&[case.inputs[0].shape()]) as f64;
     println!(
         "{name:<28}{times:>6}{forward:>10.0}{dx:>10.0}{dw:>10.0}{both:>10.0}{:>10.1}",
         flops / both / 1e3
@@ -171,7 +178,7 @@ fn ways() {
                         continue;
                     };
                     let mut case = Case::new(&op, &shape);
-                    let flops = 2 * op.macs(&[case.input.shape()]) as usize;
+                    let flops = 2 * op.macs(&[case.inputs[0].shape()]) as usize;
                     let forward = rate(flops, best(|| case.forward()));
                     let dx = rate(flops, best(|| case.backward(true, false)));
                     let dw = rate(flops, best(|| case.backward(false, true)));
@@ -183,7 +190,28 @@ fn ways() {
     }
 }
 
+fn depthwise() {
+    println!("\n{:<28}{:>10}{:>10}{:>10}", "depthwise C, H, k, s", "forward", "dx", "dw");
+    for [c, h, kernel, stride] in
+        [[64, 32, 3, 1], [64, 32, 3, 2], [64, 32, 5, 1], [64, 32, 5, 2], [96, 14, 3, 1], [64, 112, 3, 1]]
+    {
+        let op = Conv2d::new(c, c, kernel).padding(kernel / 2).groups(c).stride(stride);
+        let mut case = Case::new(&op, &[BATCH, c, h, h]);
+        let flops = 2 * op.macs(&[case.inputs[0].shape()]) as usize;
+        let forward = rate(flops, best(|| case.forward()));
+        let dx = rate(flops, best(|| case.backward(true, false)));
+        let dw = rate(flops, best(|| case.backward(false, true)));
+        println!("{:<28}{forward:>10.1}{dx:>10.1}{dw:>10.1}", format!("{c}, {h}, {kernel}, {stride}"));
+    }
+}
+
 fn memory_bound() {
+    println!("\n{:<28}{:>10}{:>10}", "copy, GB/s read and written", "in L2", "in memory");
+    let copy = |len: usize| {
+        let (from, mut to) = (vec![1.0f32; len], vec![0.0f32; len]);
+        rate(8 * len, best(|| black_box(&mut to).copy_from_slice(black_box(&from))))
+    };
+    println!("{:<28}{:>10.1}{:>10.1}", "", copy(1 << 17), copy(1 << 24));
     println!("\n{:<28}{:>10}{:>10}", "[32, 64, 32, 32]", "fwd GB/s", "bwd GB/s");
     let pool = |kernel, stride, padding| ([kernel; 2], [stride; 2], [padding; 2]);
     let (kernel, stride, padding) = pool(2, 2, 0);
@@ -191,41 +219,76 @@ fn memory_bound() {
     let avg = AvgPool2d { kernel, stride, padding, count_include_pad: true };
     let (kernel, stride, padding) = pool(3, 2, 1);
     let max3 = MaxPool2d { kernel, stride, padding };
-    let ops: [(&str, &dyn Operator); 5] = [
-        ("batch_norm2d", &BatchNorm2d::new(64)),
+    let global = AdaptiveAvgPool2d { output: [1; 2] };
+    let norm = || BatchNorm2d::new(64);
+    let ops: [(&str, &dyn Operator); 11] = [
+        ("batch_norm2d", &norm()),
         ("relu", &Relu),
+        ("add", &Add),
+        ("batch_norm2d+relu", &NormAddRelu { norm: norm(), add: false, relu: true }),
+        ("batch_norm2d+add+relu", &NormAddRelu { norm: norm(), add: true, relu: true }),
+        ("add+relu", &AddRelu),
         ("max_pool2d 2/2/0", &max2),
         ("max_pool2d 3/2/1", &max3),
         ("avg_pool2d 2/2/0", &avg),
+        ("adaptive_avg_pool2d 1", &global),
+        ("dropout", &Dropout { probability: 0.5 }),
     ];
     for (name, op) in ops {
         let mut case = Case::new(op, &[BATCH, 64, 32, 32]);
-        let bytes = 4 * (case.input.shape().len() + case.output.shape().len());
+        let inputs: usize = case.inputs.iter().map(|x| x.shape().len()).sum();
+        let bytes = 4 * (inputs + case.output.shape().len());
         let forward = rate(bytes, best(|| case.forward()));
         let backward = rate(2 * bytes, best(|| case.backward(true, true)));
         println!("{name:<28}{forward:>10.1}{backward:>10.1}");
     }
+    apart();
+}
+
+/// Milliseconds of a residual block's end, fused and one operator after the other.
+fn apart() {
+    let dims = [BATCH, 64, 32, 32];
+    let norm = BatchNorm2d::new(64);
+    let ops: [&dyn Operator; 3] = [&norm, &Add, &Relu];
+    let mut parts = ops.map(|op| Case::new(op, &dims));
+    let op = NormAddRelu { norm: norm.clone(), add: true, relu: true };
+    let mut fused = Case::new(&op, &dims);
+    let millis = |time: Duration| 1e3 * time.as_secs_f64();
+    let both = |case: &mut Case<'_>| {
+        case.forward();
+        case.backward(true, true);
+    };
+    let [fused, parts] = [best(|| both(&mut fused)), best(|| parts.iter_mut().for_each(both))];
+    println!(
+        "\nbatch norm, add, ReLU, forward and backward: {:.2} ms fused, {:.2} ms apart, {:.2} times",
+        millis(fused),
+        millis(parts),
+        parts.as_secs_f64() / fused.as_secs_f64()
+    );
 }
 
 /// One operator with everything its passes need.
 struct Case<'a> {
     op: &'a dyn Operator,
     threads: Threads,
-    input: Tensor,
+    inputs: Vec<Tensor>,
     params: Vec<Tensor>,
     buffers: Vec<Tensor>,
     output: Tensor,
     saved: (Vec<f32>, Vec<u32>),
     grad_output: Tensor,
-    grad_input: Tensor,
+    grad_inputs: Vec<Tensor>,
     grad_params: Vec<Tensor>,
 }
 
 impl<'a> Case<'a> {
+    /// As many inputs as the operator takes, all of this shape.
     fn new(op: &'a dyn Operator, dims: &[usize]) -> Self {
-        let input = random(dims);
-        let output = op.infer(&[input.shape()]).expect("the shapes fit");
-        let saved = op.saved_len(&[input.shape()]);
+        let count = (1..=2).find(|&n| op.infer(&vec![Shape::new(dims); n]).is_ok()).expect("the shapes fit");
+        let inputs = vec![random(dims); count];
+        let shapes: Vec<Shape> = inputs.iter().map(Tensor::shape).collect();
+        let output = op.infer(&shapes).expect("the shapes fit");
+        let saved = op.saved_len(&shapes);
         let zeros = |specs: Vec<asymflow_kernels::ParamSpec>| -> Vec<Tensor> {
             specs.into_iter().map(|s| Tensor::zeros(s.shape)).collect()
         };
@@ -237,15 +300,16 @@ impl<'a> Case<'a> {
             output: Tensor::zeros(output),
             saved: (vec![0.0; saved.floats], vec![0; saved.indices]),
             grad_output: random(output.dims()),
-            grad_input: Tensor::zeros(input.shape()),
+            grad_inputs: shapes.iter().map(|&shape| Tensor::zeros(shape)).collect(),
             grad_params: zeros(op.params()),
-            input,
+            inputs,
         }
     }
 
     fn forward(&mut self) {
+        let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
         self.op.forward(Forward {
-            inputs: &[self.input.view()],
+            inputs: &inputs,
             params: &self.params,
             buffers: &mut self.buffers,
             output: self.output.view_mut(),
@@ -257,21 +321,25 @@ impl<'a> Case<'a> {
     }
 
     fn backward(&mut self, input: bool, params: bool) {
-        let data = self.grad_input.data_mut();
-        let grad_input = input.then_some(GradInput { data, accumulate: false });
+        let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
+        let mut grad_inputs: Vec<_> = self
+            .grad_inputs
+            .iter_mut()
+            .map(|grad| input.then_some(GradInput { data: grad.data_mut(), accumulate: false }))
+            .collect();
         self.op.backward(Backward {
-            inputs: &[self.input.view()],
+            inputs: &inputs,
             params: &self.params,
             buffers: &self.buffers,
             output: self.output.view(),
             grad_output: self.grad_output.view(),
             saved: Saved { floats: &self.saved.0, indices: &self.saved.1 },
-            grad_inputs: &mut [grad_input],
+            grad_inputs: &mut grad_inputs,
             grad_params: if params { &mut self.grad_params } else { &mut [] },
             mode: MODE,
             threads: &self.threads,
         });
-        black_box(self.grad_input.data());
+        black_box(&self.grad_inputs);
     }
 }
 

@@ -6,19 +6,27 @@
 
 pub mod activation;
 pub mod add;
+pub mod add_relu;
 pub mod batch_norm;
+mod channels;
 mod check;
 pub mod conv2d;
+pub mod conv_norm_relu;
+pub mod denormals;
 pub mod dropout;
 mod elementwise;
 pub mod flatten;
+pub mod fused;
 pub mod gemm;
 pub mod linear;
+pub mod norm_add_relu;
 pub mod operator;
 pub mod parts;
 pub mod pool;
 pub mod registry;
+pub mod relu_max_pool;
 mod scratch;
+pub mod select;
 mod simd;
 pub mod softmax_cross_entropy;
 mod sums;
@@ -29,6 +37,7 @@ mod transpose;
 #[cfg(test)]
 mod vectors;
 
+pub use fused::Fused;
 pub use operator::{
     Backward, Forward, GradInput, MAX_INPUTS, Mode, Operator, ParamSpec, Reads, Recompute, Saved, SavedLen,
     SavedMut,

@@ -55,6 +55,32 @@ impl<A: Parts, B: Parts> Parts for (A, B) {
     }
 }
 
+/// Several at a time; as many as the shortest has.
+impl<P: Parts, const W: usize> Parts for [P; W] {
+    type Part = [P::Part; W];
+
+    fn count(&self) -> usize {
+        self.iter().map(P::count).min().unwrap_or(0)
+    }
+
+    fn divide(self, at: usize) -> (Self, Self) {
+        let mut rest = [const { None }; W];
+        let mut rest_of = rest.iter_mut();
+        let first = self.map(|parts| {
+            let (first, after) = parts.divide(at);
+            if let Some(rest) = rest_of.next() {
+                *rest = Some(after);
+            }
+            first
+        });
+        (first, rest.map(|rest| rest.expect("one for each")))
+    }
+
+    fn only(self) -> Self::Part {
+        self.map(P::only)
+    }
+}
+
 /// Parts of what may be absent: then `None` beside every part of the others.
 impl<P: Parts> Parts for Option<P> {
     type Part = Option<P::Part>;

@@ -9,15 +9,19 @@ use crate::batch_norm::BatchNorm2d;
 use crate::conv2d::Conv2d;
 use crate::dropout::Dropout;
 use crate::flatten::Flatten;
+use crate::fused::Fused;
 use crate::linear::Linear;
 use crate::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 
 macro_rules! operators {
     ($($name:ident),* $(,)?) => {
-        /// Any operator a model graph can hold.
+        /// Any operator a graph can hold.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         pub enum Op {
             $(#[allow(missing_docs)] $name($name),)*
+            /// Several operators in one: in a rewritten graph only, neither encoded nor decoded.
+            #[serde(skip)]
+            Fused(Fused),
         }
 
         impl Op {
@@ -25,6 +29,7 @@ macro_rules! operators {
             pub fn operator(&self) -> &dyn Operator {
                 match self {
                     $(Op::$name(op) => op,)*
+                    Op::Fused(op) => op.operator(),
                 }
             }
         }

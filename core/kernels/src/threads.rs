@@ -7,9 +7,12 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use rayon::slice::ParallelSliceMut;
 
 use crate::Scratch;
+use crate::denormals::{self, Flushed};
 use crate::parts::Parts;
 
 /// The threads an operator may use, and scratch buffers that are handed out and come back.
+///
+/// Denormal numbers count as 0 in what they run ([`denormals`]).
 ///
 /// A job that runs on the pool does not divide its own work again: then every thread runs one job at a time, and what
 /// scratch memory it takes can be told beforehand.
@@ -26,7 +29,9 @@ impl Threads {
     pub fn new(count: usize) -> Self {
         let count = count.max(1);
         let pool = (count > 1).then(|| {
-            rayon::ThreadPoolBuilder::new().num_threads(count).build().expect("the system can start threads")
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(count);
+            let pool = pool.start_handler(|_| denormals::flush_this_thread());
+            pool.build().expect("the system can start threads")
         });
         let scratch = (0..count).map(|_| Mutex::default()).collect();
         Threads { pool, count, scratch, grown: AtomicUsize::new(0) }
@@ -46,7 +51,10 @@ impl Threads {
     pub fn for_each(&self, parts: usize, job: impl Fn(usize) + Send + Sync) {
         match self.pool() {
             Some(pool) if parts > 1 => pool.install(|| (0..parts).into_par_iter().for_each(job)),
-            _ => (0..parts).for_each(job),
+            _ => {
+                let _flushed = Flushed::new();
+                (0..parts).for_each(job);
+            }
         }
     }
 
@@ -54,7 +62,10 @@ impl Threads {
     pub fn for_each_item<T: Send>(&self, items: Vec<T>, job: impl Fn(T) + Send + Sync) {
         match self.pool() {
             Some(pool) if items.len() > 1 => pool.install(|| items.into_par_iter().for_each(job)),
-            _ => items.into_iter().for_each(job),
+            _ => {
+                let _flushed = Flushed::new();
+                items.into_iter().for_each(job);
+            }
         }
     }
 
@@ -62,7 +73,10 @@ impl Threads {
     pub fn for_each_part<P: Parts>(&self, parts: P, job: impl Fn(usize, P::Part) + Send + Sync) {
         match self.pool() {
             Some(pool) if parts.count() > 1 => pool.install(|| crate::parts::divided(parts, 0, &job)),
-            _ => crate::parts::in_order(parts, &job),
+            _ => {
+                let _flushed = Flushed::new();
+                crate::parts::in_order(parts, &job);
+            }
         }
     }
 
@@ -78,7 +92,10 @@ impl Threads {
             Some(pool) if data.len() > len => {
                 pool.install(|| data.par_chunks_mut(len).enumerate().for_each(|(i, chunk)| job(i, chunk)));
             }
-            _ => data.chunks_mut(len).enumerate().for_each(|(i, chunk)| job(i, chunk)),
+            _ => {
+                let _flushed = Flushed::new();
+                data.chunks_mut(len).enumerate().for_each(|(i, chunk)| job(i, chunk));
+            }
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Node {
     /// Where this node's parameters and buffers are in [`crate::Parameters`].
     pub params: Range<usize>,
     pub buffers: Range<usize>,
+    /// The node's index in the model, whatever a rewrite made of it: what its randomness is keyed by.
+    pub origin: usize,
 }
 
 /// A checked model graph: every shape fits, every input exists, names are unique.
@@ -69,6 +71,8 @@ pub enum GraphError {
     Input { shape: Shape, reason: &'static str },
     #[error("node `{node}` ({op}): {what} is not a value the operator is defined for")]
     Attribute { node: String, op: &'static str, what: &'static str },
+    #[error("node `{node}` ({op}) does not read as many parameters and buffers as it has")]
+    Operands { node: String, op: &'static str },
     #[error("node `{node}` ({op}): {what} is {value}, the limit is {limit}")]
     Limit { node: String, op: &'static str, what: &'static str, value: usize, limit: usize },
     #[error("the graph has more than {MAX_NODES} nodes")]
@@ -146,10 +150,43 @@ impl Graph {
         (0..self.nodes.len()).map(macs).fold(0, u64::saturating_add)
     }
 
+    /// The same parameters and buffers, read by other nodes that compute the same: for an executor, not a model.
+    ///
+    /// `nodes` are in topological order (values are numbered by it) and keep the ranges of what they replace.
+    ///
+    /// # Errors
+    /// [`GraphError::Order`], [`GraphError::Shape`], [`GraphError::Operands`] or [`GraphError::Output`] where they do
+    /// not fit together.
+    pub fn rewritten(&self, nodes: Vec<Node>, output: ValueId) -> Result<Graph, GraphError> {
+        let mut shapes = vec![self.shapes[0]];
+        for node in &nodes {
+            let (name, operator) = (node.name.clone(), node.op.operator());
+            if let Some(missing) = node.inputs.iter().find(|v| v.0 >= shapes.len()) {
+                return Err(GraphError::Order { node: name, value: missing.0 });
+            }
+            let inputs: Vec<Shape> = node.inputs.iter().map(|v| shapes[v.0]).collect();
+            let op = operator.name();
+            let source = |source| GraphError::Shape { node: name.clone(), op, source: Box::new(source) };
+            shapes.push(operator.infer(&inputs).map_err(source)?);
+            let fits = node.params.len() == operator.params().len() && node.params.end <= self.params;
+            let buffers = node.buffers.len() == operator.buffers().len() && node.buffers.end <= self.buffers;
+            if !(fits && buffers) {
+                return Err(GraphError::Operands { node: name, op });
+            }
+        }
+        if output.0 >= shapes.len() {
+            return Err(GraphError::Output { value: output.0 });
+        }
+        Ok(Graph { nodes, shapes, output, ..self.clone() })
+    }
+
     fn specs(&self, of: impl Fn(&Op) -> Vec<ParamSpec>) -> Vec<(String, Shape)> {
         let full = |node: &Node, spec: ParamSpec| (format!("{}.{}", node.name, spec.name), spec.shape);
-        self.nodes
-            .iter()
+        // A rewritten graph may run them in another order.
+        let mut nodes: Vec<&Node> = self.nodes.iter().collect();
+        nodes.sort_by_key(|node| (node.params.start, node.buffers.start));
+        nodes
+            .into_iter()
             .flat_map(|node| of(&node.op).into_iter().map(move |spec| full(node, spec)))
             .collect()
     }
@@ -231,7 +268,8 @@ impl GraphBuilder {
         let buffers = graph.buffers..graph.buffers + buffers.len();
         graph.params = params.end;
         graph.buffers = buffers.end;
-        graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), params, buffers });
+        let origin = graph.nodes.len();
+        graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), params, buffers, origin });
         graph.shapes.push(shape);
         graph.output = ValueId(graph.nodes.len());
         Ok(graph.output)

@@ -87,6 +87,7 @@ pub(crate) fn check_op(node: &str, op: &Op) -> Result<(), GraphError> {
             bounds(node, op, "output", &pool.output, MAX_SPATIAL)
         }
         Op::Relu(_) | Op::Add(_) | Op::Flatten(_) => Ok(()),
+        Op::Fused(_) => Err(attribute(node, op, "an operator of a model: it is several in one, which")),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use accounting::{Event, randomised_response};
+use kernels::select::select_u64;
 use ledger::{Charge, Digest, Kind, MechanismId, RecordSet};
 
 use crate::bit_release::{ReleaseError, UnusableMechanism};
@@ -103,7 +104,9 @@ impl LabelRelease {
         // 1 to k − 1 steps on from the true label: every other label with equal probability.
         let others = self.labels as u64 - 1;
         let step = 1 + ((u128::from(noise.bits()) * u128::from(others)) >> 64) as u64;
-        let other = (u64::from(label) + step) % self.labels as u64;
-        Ok(if truth { label } else { other as u16 })
+        // Neither a division nor a branch: both can take longer for some labels.
+        let (on, labels) = (u64::from(label) + step, self.labels as u64);
+        let other = select_u64(on >= labels, on.wrapping_sub(labels), on);
+        Ok(select_u64(truth, u64::from(label), other) as u16)
     }
 }

@@ -1,6 +1,7 @@
 //! A clipping norm from the data, without telling more than is charged: a private quantile of the records' norms.
 
 use accounting::{AccountingError, Event};
+use kernels::select::select_f64;
 use ledger::{Charge, Digest, MechanismId, RecordSet};
 
 use crate::bit_release::{ReleaseError, UnusableMechanism};
@@ -112,37 +113,47 @@ impl NormQuantile {
             return Err(ReleaseError::Length { expected: charge.records.len() as usize, found: norms.len() });
         }
         let candidates: Vec<f64> = candidates().collect();
-        let mut below = vec![0u64; candidates.len() + 1];
-        norms.iter().for_each(|norm| below[candidates.partition_point(|c| c < norm)] += 1);
-        let (mut counted, target) = (0.0, self.quantile * norms.len() as f64);
-        let scores: Vec<f64> = candidates
-            .iter()
-            .zip(&below)
-            .map(|(_, &more)| {
-                counted += more as f64;
-                -(counted - target).abs()
-            })
-            .collect();
+        let target = self.quantile * norms.len() as f64;
+        let scores: Vec<f64> =
+            candidates.iter().map(|&c| -(count_within(norms, c) as f64 - target).abs()).collect();
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         // From the lightest on, so that no weight is lost beside a heavier one.
-        let mut order: Vec<usize> = (0..candidates.len()).collect();
-        order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-        let weight = |at: usize| libm::exp(0.5 * self.epsilon * (scores[at] - best));
-        let total: f64 = order.iter().map(|&at| weight(at)).sum();
+        let ranks = ranks(&scores);
+        let weights: Vec<f64> = scores.iter().map(|s| libm::exp(0.5 * self.epsilon * (s - best))).collect();
+        let (weights, candidates) = (arranged(&weights, &ranks), arranged(&candidates, &ranks));
+        let total: f64 = weights.iter().sum();
         let mut noise = self.key.stream(&charge.dataset, 0, charge.view, &self.mechanism, None);
         let drawn = noise.small_uniform() * total;
-        let mut passed = 0.0;
-        let chosen = order.into_iter().find(|&at| {
-            passed += weight(at);
-            drawn <= passed
-        });
-        Ok(candidates[chosen.unwrap_or_else(|| heaviest(&scores))])
+        // The first whose weights up to it reach what was drawn; the last, where the sum's last rounding falls.
+        let (mut passed, mut found, mut chosen) = (0.0, false, candidates[candidates.len() - 1]);
+        for (&weight, &candidate) in weights.iter().zip(&candidates) {
+            passed += weight;
+            chosen = select_f64((drawn <= passed) & !found, candidate, chosen);
+            found |= drawn <= passed;
+        }
+        Ok(chosen)
     }
 }
 
-/// The place of the best score: where the sum's last rounding falls.
-fn heaviest(scores: &[f64]) -> usize {
-    (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
+/// How many norms are not above `bound`: one pass, whatever they are.
+fn count_within(norms: &[f64], bound: f64) -> u64 {
+    norms.iter().map(|&norm| u64::from(norm <= bound)).sum()
+}
+
+/// The place of each score in ascending order, equal ones as they come: every pair is compared, none is moved.
+fn ranks(scores: &[f64]) -> Vec<u64> {
+    let before = |a: usize, b: usize| (scores[b] < scores[a]) | ((scores[b] == scores[a]) & (b < a));
+    let rank = |a| (0..scores.len()).map(|b| u64::from(before(a, b))).sum();
+    (0..scores.len()).map(rank).collect()
+}
+
+/// `numbers[i]` at place `ranks[i]`, by a look at every number for every place.
+fn arranged(numbers: &[f64], ranks: &[u64]) -> Vec<f64> {
+    let at = |place: u64| {
+        let look = |found, (&x, &rank): (&f64, &u64)| select_f64(rank == place, x, found);
+        numbers.iter().zip(ranks).fold(0.0, look)
+    };
+    (0..numbers.len() as u64).map(at).collect()
 }
 
 fn candidates() -> impl Iterator<Item = f64> {

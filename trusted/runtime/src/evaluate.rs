@@ -8,7 +8,6 @@ use wire::owner::{Event, Scores, Summary};
 use crate::messages::Messenger;
 use crate::records::Chosen;
 use crate::run::Run;
-use crate::train::correct;
 use crate::{Host, Outsourced, RunError};
 
 /// Sends something to the accelerator and returns its logits.
@@ -89,7 +88,9 @@ impl Run {
         let all: Vec<u32> = (0..tests as u32).collect();
         let labels = self.data.get(RecordSet::Test).labels_of(&all).collect::<Vec<_>>();
         let trusted = self.trusted_logits(RecordSet::Test)?;
-        let alone = trusted.as_ref().map(|logits| correct(logits, &labels, classes) as f64 / tests as f64);
+        let alone = trusted
+            .as_ref()
+            .map(|logits| softmax_cross_entropy::correct(logits, &labels, classes) as f64 / tests as f64);
         let mut merged = trusted.unwrap_or_else(|| vec![0.0; tests * classes]);
         merged.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
         let mut grad = vec![0.0; merged.len()];
@@ -97,7 +98,7 @@ impl Run {
         Ok(Some(Scores {
             records: tests,
             loss: f64::from(loss),
-            accuracy: correct(&merged, &labels, classes) as f64 / tests as f64,
+            accuracy: softmax_cross_entropy::correct(&merged, &labels, classes) as f64 / tests as f64,
             accuracy_trusted_only: alone,
         }))
     }

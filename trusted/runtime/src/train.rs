@@ -6,7 +6,7 @@
 
 use engine::random::{Purpose, Stream};
 use engine::{Augment, Draw, Pass, batches};
-use kernels::Mode;
+use kernels::{Mode, softmax_cross_entropy};
 use wire::accelerator::RecordSet;
 use wire::owner::{Epoch, Event, Step};
 use wire::spec::{Flow, OnFailure, Release};
@@ -247,7 +247,8 @@ impl Run {
             model.learn(&batch.grad, pass, rate, &self.threads)?;
         }
         self.steps_done += 1;
-        let (records, correct) = (chosen.len(), correct(&batch.logits, &batch.labels, classes));
+        let correct = softmax_cross_entropy::correct(&batch.logits, &batch.labels, classes);
+        let records = chosen.len();
         self.batch = batch;
         self.totals.count(records, loss, correct);
         let steps_done = self.steps_done;
@@ -376,14 +377,4 @@ impl crate::checkpoint::Totals {
         self.correct = 0;
         self.records = 0;
     }
-}
-
-/// How many rows have their largest logit at the label.
-pub(crate) fn correct(logits: &[f32], labels: &[u32], classes: usize) -> usize {
-    let right = |(row, &label): (&[f32], &u32)| {
-        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // Of equal logits the first counts, as in an argmax.
-        row.iter().position(|&x| x == largest) == Some(label as usize)
-    };
-    logits.chunks_exact(classes).zip(labels).filter(|pair| right(*pair)).count()
 }

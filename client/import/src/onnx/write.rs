@@ -148,6 +148,9 @@ fn node<'a>(
         Op::Add(_) => (OpType::Add, Vec::new()),
         Op::Flatten(_) => (OpType::Flatten, vec![int("axis", 1)]),
         Op::Dropout(_) => (OpType::Dropout, Vec::new()),
+        Op::Fused(fused) => {
+            unreachable!("no model holds {}: the graph's checks refuse it", fused.operator().name())
+        }
     };
     let adaptive = matches!(from.op, Op::AdaptiveAvgPool2d(_)) && op == OpType::AveragePool;
     Ok(Node {

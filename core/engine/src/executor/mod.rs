@@ -11,6 +11,7 @@ use model::{Graph, Parameters, ValueId};
 use tensor::{Tensor, View, ViewMut};
 
 use self::inputs::{Inputs, cut};
+use crate::fuse;
 use crate::plan::Plan;
 use crate::random::{Purpose, Stream};
 use crate::timeline::{Arena, Layout, Timeline};
@@ -45,10 +46,23 @@ impl Executor {
         Executor::in_own_arena(&plan, &timeline.lay_out()).with_gradients()
     }
 
-    /// An executor without gradients.
+    /// [`Executor::for_training`] that runs `fused`, a rewrite of `model`.
+    #[cfg(test)]
+    pub(crate) fn training_as(model: Graph, fused: Graph, batch: usize) -> Self {
+        let (plan, timeline) = Plan::training_as(model, fused, batch, false);
+        Executor::in_own_arena(&plan, &timeline.lay_out()).with_gradients()
+    }
+
+    /// An executor without gradients, for evaluation mode.
     pub fn for_inference(graph: Graph, batch: usize) -> Self {
+        let fused = fuse::for_inference(&graph);
+        Executor::inference_as(graph, fused, batch)
+    }
+
+    /// [`Executor::for_inference`] that runs `fused`, a rewrite of `model`.
+    pub(crate) fn inference_as(model: Graph, fused: Graph, batch: usize) -> Self {
         let mut timeline = Timeline::default();
-        let plan = Plan::forward(graph, batch, &mut timeline);
+        let plan = Plan::forward_as(model, fused, batch, &mut timeline);
         timeline.step("end");
         timeline.read(plan.output());
         Executor::in_own_arena(&plan, &timeline.lay_out())
@@ -86,12 +100,12 @@ impl Executor {
     }
 
     fn new(plan: &Plan, layout: &Layout) -> Self {
-        let written = vec![false; plan.graph.values()];
+        let written = vec![false; plan.fused.values()];
         Executor { plan: plan.placed(layout), arena: Arena::default(), grad_params: Vec::new(), written }
     }
 
     fn with_gradients(mut self) -> Self {
-        let specs = self.plan.graph.param_specs();
+        let specs = self.plan.fused.param_specs();
         self.grad_params = specs.into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
         self
     }
@@ -145,7 +159,7 @@ impl Executor {
     /// In [`Mode::Train`] the buffers of `parameters` (running statistics) are updated; the seed is the step's, and is
     /// made unique per node here.
     pub fn forward(&mut self, parameters: &mut Parameters, pass: Pass, threads: &Threads) -> &[f32] {
-        for n in 0..self.plan.graph.nodes().len() {
+        for n in 0..self.plan.fused.nodes().len() {
             self.forward_node(n, parameters, pass, threads);
         }
         self.output(pass.records)
@@ -158,12 +172,12 @@ impl Executor {
 
     /// Where the output of the last forward pass lies in the arena.
     pub fn output_place(&self, records: usize) -> Range<usize> {
-        self.place(self.plan.graph.output(), records)
+        self.place(self.plan.fused.output(), records)
     }
 
     fn forward_node(&mut self, n: usize, parameters: &mut Parameters, pass: Pass, threads: &Threads) {
-        let node = &self.plan.graph.nodes()[n];
-        let inputs = Inputs::of(&self.plan.graph, n, pass.records);
+        let node = &self.plan.fused.nodes()[n];
+        let inputs = Inputs::of(&self.plan.fused, n, pass.records);
         let [first, second] = inputs.places(|i| Some(self.place(node.inputs[i], pass.records)));
         let output = ValueId(n + 1);
         let [saved_floats, saved_indices] = self.plan.saved[n].clone();
@@ -173,9 +187,9 @@ impl Executor {
             inputs: &inputs.views([first, second])[..inputs.count],
             params: &parameters.params[node.params.clone()],
             buffers: &mut parameters.buffers[node.buffers.clone()],
-            output: ViewMut { shape: self.plan.graph.shape(output, pass.records), data },
+            output: ViewMut { shape: self.plan.fused.shape(output, pass.records), data },
             saved: SavedMut { floats, indices: &mut self.arena.indices[saved_indices] },
-            mode: node_mode(pass.mode, n),
+            mode: node_mode(pass.mode, node.origin),
             threads,
         });
     }
@@ -195,7 +209,7 @@ impl Executor {
     /// # Panics
     /// If the executor was made for inference.
     pub fn grad_output_place(&self, records: usize) -> Range<usize> {
-        self.grad_place(self.plan.graph.output(), records).expect("made for training")
+        self.grad_place(self.plan.fused.output(), records).expect("made for training")
     }
 
     /// Where the input's gradient lies in the arena after a backward pass that was asked for it, `[records, C, H, W]`.
@@ -242,7 +256,7 @@ impl Executor {
         want_input: bool,
         threads: &Threads,
     ) {
-        let output = self.plan.graph.output();
+        let output = self.plan.fused.output();
         self.written.fill(false);
         self.written[output.0] = true;
         for n in (0..output.0).rev() {
@@ -257,10 +271,10 @@ impl Executor {
 
     fn compute_again(&mut self, n: usize, i: usize, parameters: &Parameters, pass: Pass, threads: &Threads) {
         let again = &self.plan.again[n][i];
-        let node = &self.plan.graph.nodes()[again.node];
-        let inputs = Inputs::of(&self.plan.graph, again.node, pass.records);
+        let node = &self.plan.fused.nodes()[again.node];
+        let inputs = Inputs::of(&self.plan.fused, again.node, pass.records);
         let [first, second] = inputs.places(|i| cut(Some(&again.inputs[i]), inputs.shapes[i]));
-        let shape = self.plan.graph.shape(ValueId(again.node + 1), pass.records);
+        let shape = self.plan.fused.shape(ValueId(again.node + 1), pass.records);
         let [saved_floats, saved_indices] = self.plan.saved[again.node].clone();
         let places = [first, second, cut(Some(&again.output), shape).unwrap_or_default(), saved_floats];
         let [first, second, data, floats] = disjoint(&mut self.arena.floats, places);
@@ -269,7 +283,7 @@ impl Executor {
             params: &parameters.params[node.params.clone()],
             output: ViewMut { shape, data },
             saved: Saved { floats, indices: &self.arena.indices[saved_indices] },
-            mode: node_mode(pass.mode, again.node),
+            mode: node_mode(pass.mode, node.origin),
             threads,
         });
     }
@@ -282,10 +296,10 @@ impl Executor {
         want_input: bool,
         threads: &Threads,
     ) {
-        let node = &self.plan.graph.nodes()[n];
+        let node = &self.plan.fused.nodes()[n];
         let (operator, records) = (node.op.operator(), pass.records);
-        let (inputs, reads) = (Inputs::of(&self.plan.graph, n, records), operator.backward_reads());
-        let kept = |v: ValueId| cut(Some(&self.plan.kept[v.0]), self.plan.graph.shape(v, records));
+        let (inputs, reads) = (Inputs::of(&self.plan.fused, n, records), operator.backward_reads());
+        let kept = |v: ValueId| cut(Some(&self.plan.kept[v.0]), self.plan.fused.shape(v, records));
         let value = |v, read: bool| kept(v).filter(|_| read);
         let wanted = |v: ValueId| want_input || v != ValueId::INPUT;
         let [first, second] = inputs.places(|i| value(node.inputs[i], inputs.read(reads.inputs, i)));
@@ -307,7 +321,7 @@ impl Executor {
         ];
         let [first, second, data, grad, floats, grad_first, grad_second] =
             disjoint(&mut self.arena.floats, places);
-        let shape = self.plan.graph.shape(output, records);
+        let shape = self.plan.fused.shape(output, records);
         let views = inputs.views([first, second]);
         let mut grad_inputs = inputs.grads([grad_first, grad_second], node, &self.written, want_input);
         operator.backward(Backward {
@@ -319,7 +333,7 @@ impl Executor {
             saved: Saved { floats, indices: &self.arena.indices[saved_indices] },
             grad_inputs: &mut grad_inputs[..inputs.count],
             grad_params: &mut self.grad_params[node.params.clone()],
-            mode: node_mode(pass.mode, n),
+            mode: node_mode(pass.mode, node.origin),
             threads,
         });
         if inputs.same && wanted(node.inputs[0]) {
@@ -330,11 +344,11 @@ impl Executor {
     }
 
     fn place(&self, value: ValueId, records: usize) -> Range<usize> {
-        cut(Some(&self.plan.values[value.0]), self.plan.graph.shape(value, records)).unwrap_or_default()
+        cut(Some(&self.plan.values[value.0]), self.plan.fused.shape(value, records)).unwrap_or_default()
     }
 
     fn grad_place(&self, value: ValueId, records: usize) -> Option<Range<usize>> {
-        cut(self.plan.grads[value.0].as_ref(), self.plan.graph.shape(value, records))
+        cut(self.plan.grads[value.0].as_ref(), self.plan.fused.shape(value, records))
     }
 }
 
@@ -343,7 +357,7 @@ fn disjoint<const N: usize>(arena: &mut [f32], places: [Range<usize>; N]) -> [&m
     arena.get_disjoint_mut(places).expect("buffers that are used together are alive together")
 }
 
-/// The step's mode with a seed of its own for node `n`.
+/// The step's mode with a seed of its own for node `n` of the model.
 fn node_mode(mode: Mode, n: usize) -> Mode {
     match mode {
         Mode::Train { seed } => {

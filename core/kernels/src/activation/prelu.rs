@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use super::leak;
+use super::{factor, leak};
 use crate::simd::vectorised;
 use crate::{Backward, Forward, Operator, ParamSpec, Reads, check, sums};
 
@@ -76,7 +76,7 @@ fn plane(shape: Shape) -> usize {
 /// `Σ x·dy` over elements with `x ≤ 0`: the slope's gradient.
 fn negative_sum(x: &[f32], dy: &[f32]) -> f64 {
     let blocks = x.chunks(sums::BLOCK).zip(dy.chunks(sums::BLOCK));
-    blocks.map(|(x, dy)| sums::block_sum(x, dy, |x: f32, dy| if x > 0.0 { 0.0 } else { x * dy })).sum()
+    blocks.map(|(x, dy)| sums::block_sum(x, dy, |x: f32, dy: f32| dy * if x > 0.0 { 0.0 } else { x })).sum()
 }
 
 vectorised! {
@@ -100,7 +100,7 @@ vectorised! {
         accumulate: bool,
     ) -> () {
         for ((out, &x), &dy) in out.iter_mut().zip(x).zip(dy) {
-            let g = if x > 0.0 { dy } else { slope * dy };
+            let g = dy * factor(x, slope);
             *out = if accumulate { *out + g } else { g };
         }
     }

@@ -1,9 +1,14 @@
-//! One input channel per group: direct loops over rows of padded planes.
+//! One input channel per group: direct loops over rows of padded planes, by vectors ([`super::depthwise_rows`]) where
+//! there is no dilation.
 
+use pulp::Arch;
+
+use super::depthwise_rows::{self as rows, Correlate, Scatter, WeightGradient};
 use super::forward::Start;
 use super::geometry::Geometry;
+use crate::pool::phases::Phases;
 use crate::simd::vectorised;
-use crate::{GradInput, Threads};
+use crate::{GradInput, Scratch, Threads};
 
 /// See [`super::forward::forward`]; here `weight` is `[groups·multiplier, 1, KH, KW]`.
 pub(super) fn forward(
@@ -16,8 +21,13 @@ pub(super) fn forward(
 ) {
     let (taps, multiplier) = (geometry.taps(), geometry.outputs);
     let channels = geometry.groups * multiplier;
+    let windows = (geometry.dilation == [1; 2]).then(|| rows::windows(geometry));
     threads.for_each_chunk(y, multiplier * geometry.output_plane(), |input, outputs| {
-        let padded = Padded::new(threads, geometry, &x[input * geometry.input_plane()..]);
+        let x = &x[input * geometry.input_plane()..][..geometry.input_plane()];
+        let padded = match windows {
+            Some(windows) => Padded::split(threads, windows, x),
+            None => Padded::new(threads, geometry, x),
+        };
         for (m, y) in outputs.chunks_mut(geometry.output_plane()).enumerate() {
             let channel = (input * multiplier + m) % channels;
             match start {
@@ -26,7 +36,16 @@ pub(super) fn forward(
                 Start::Keep => {}
             }
             let kernel = &weight[channel * taps..][..taps];
-            forward_plane(geometry, &padded.data, kernel, y);
+            match windows {
+                Some(windows) => Arch::new().dispatch(Correlate {
+                    windows,
+                    phases: &padded.data,
+                    kernel,
+                    turned: false,
+                    y,
+                }),
+                None => forward_plane(geometry, &padded.data, kernel, y),
+            }
         }
     });
 }
@@ -43,6 +62,9 @@ pub(super) fn backward_input(
     let ([_, width], [_, w]) = (geometry.padded(), geometry.input);
     let [top, left, ..] = geometry.padding;
     let accumulate = dx.accumulate;
+    if geometry.dilation == [1; 2] {
+        return backward_input_rows(threads, geometry, dy, weight, dx);
+    }
     threads.for_each_chunk(dx.data, geometry.input_plane(), |input, dx| {
         let mut padded = Padded::zeros(threads, geometry);
         for (m, dy) in dy[input * multiplier * plane..].chunks(plane).take(multiplier).enumerate() {
@@ -61,20 +83,79 @@ pub(super) fn backward_input(
     });
 }
 
+/// [`backward_input`] without dilation: where it can be, as a convolution of `dy`.
+fn backward_input_rows(
+    threads: &Threads,
+    geometry: &Geometry,
+    dy: &[f32],
+    weight: &[f32],
+    dx: &mut GradInput<'_>,
+) {
+    let (taps, multiplier, plane) = (geometry.taps(), geometry.outputs, geometry.output_plane());
+    let (turned, straight) = (rows::turned(geometry), rows::windows(geometry));
+    let accumulate = dx.accumulate;
+    threads.for_each_chunk(dx.data, geometry.input_plane(), |input, dx| {
+        let channel = input % geometry.groups * multiplier;
+        let kernels = weight[channel * taps..].chunks(taps);
+        let planes = dy[input * multiplier * plane..].chunks(plane).take(multiplier).zip(kernels);
+        if let Some(windows) = turned {
+            if !accumulate {
+                dx.fill(0.0);
+            }
+            for (dy, kernel) in planes {
+                let padded = Padded::split(threads, windows, dy);
+                Arch::new().dispatch(Correlate {
+                    windows,
+                    phases: &padded.data,
+                    kernel,
+                    turned: true,
+                    y: &mut *dx,
+                });
+            }
+        } else {
+            let mut phases = threads.scratch(straight.len());
+            phases.fill(0.0);
+            for (dy, kernel) in planes {
+                Arch::new().dispatch(Scatter { windows: straight, dy, kernel, phases: &mut phases });
+            }
+            rows::join(straight, &phases, dx, accumulate);
+        }
+    });
+}
+
 /// See [`super::backward_weight::backward_weight`].
 pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let (taps, multiplier, plane) = (geometry.taps(), geometry.outputs, geometry.output_plane());
     let images = x.len() / (geometry.groups * geometry.input_plane());
+    let windows = (geometry.dilation == [1; 2]).then(|| rows::windows(geometry));
     threads.for_each_chunk(dw, multiplier * taps, |group, dw| {
         dw.fill(0.0);
         for input in (0..images).map(|n| n * geometry.groups + group) {
-            let padded = Padded::new(threads, geometry, &x[input * geometry.input_plane()..]);
+            let x = &x[input * geometry.input_plane()..][..geometry.input_plane()];
             let planes = dy[input * multiplier * plane..].chunks(plane);
+            if let Some(windows) = windows {
+                let padded = Padded::split(threads, windows, x);
+                let mut scratch = threads.scratch(rows::padded_len(windows));
+                for (dw, dy) in dw.chunks_mut(taps).zip(planes) {
+                    let (phases, scratch) = (&padded.data[..], &mut scratch[..]);
+                    Arch::new().dispatch(WeightGradient { windows, phases, dy, dw, scratch });
+                }
+                continue;
+            }
+            let padded = Padded::new(threads, geometry, x);
             for (dw, dy) in dw.chunks_mut(taps).zip(planes) {
                 weight_plane(geometry, &padded.data, dw, dy);
             }
         }
     });
+}
+
+/// What any pass takes.
+pub(super) fn scratch(geometry: &Geometry) -> Scratch {
+    let [height, width] = geometry.padded();
+    let windows = rows::windows(geometry);
+    let turned = rows::turned(geometry).map_or(0, Phases::len);
+    Scratch::each([windows.len().max(turned).max(height * width), rows::padded_len(windows)])
 }
 
 /// One padded plane in scratch memory.
@@ -83,6 +164,13 @@ struct Padded<'a> {
 }
 
 impl<'a> Padded<'a> {
+    /// Taken apart by column.
+    fn split(threads: &'a Threads, windows: Phases, plane: &[f32]) -> Self {
+        let mut data = threads.scratch(windows.len());
+        rows::split(windows, plane, &mut data);
+        Padded { data }
+    }
+
     fn zeros(threads: &'a Threads, geometry: &Geometry) -> Self {
         let [height, width] = geometry.padded();
         let mut data = threads.scratch(height * width);

@@ -8,6 +8,7 @@ mod backward_input;
 mod backward_weight;
 mod columns;
 mod depthwise;
+mod depthwise_rows;
 mod forward;
 mod geometry;
 mod pieces;

@@ -4,7 +4,7 @@ use super::geometry::Geometry;
 use super::pieces::images_together;
 use super::plan::Way;
 use super::winograd::{self, F2, F4};
-use super::{backward_input, backward_weight};
+use super::{backward_input, backward_weight, depthwise};
 use crate::Scratch;
 use crate::gemm::{self, Kernel};
 
@@ -22,7 +22,7 @@ pub(super) fn most(geometry: &Geometry, images: usize, threads: usize) -> Scratc
 /// The most that a pass takes that is computed in this way.
 pub(super) fn by(way: Way, geometry: &Geometry, images: usize, threads: usize) -> Scratch {
     match way {
-        Way::Depthwise => Scratch::each([padded(geometry, 1, 1)]),
+        Way::Depthwise => depthwise::scratch(geometry),
         Way::Columns => convolve(geometry, images)
             .or(backward_input::scratch(geometry, images))
             .or(backward_weight::scratch(geometry, images, threads)),
@@ -47,10 +47,5 @@ pub(super) fn convolve(geometry: &Geometry, images: usize) -> Scratch {
 /// Padded images of some channels; none where they are read as they are.
 pub(super) fn padded(geometry: &Geometry, images: usize, channels: usize) -> usize {
     let (height, width) = (geometry.padded()[0], geometry.row_len());
-    // Depthwise kernels pad in any case.
-    if geometry.padding == [0; 4] && geometry.stride[1] == 1 && !geometry.is_depthwise() {
-        0
-    } else {
-        images * channels * height * width
-    }
+    if geometry.padding == [0; 4] && geometry.stride[1] == 1 { 0 } else { images * channels * height * width }
 }

@@ -3,8 +3,10 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use super::{Plane, infer_windows, window};
-use crate::{Backward, Forward, Operator, Reads, check};
+use super::phases::{Phases, load, load_mut, load_some, store_some};
+use super::{Attributes, Plane, infer_windows};
+use crate::{Backward, Forward, Operator, Reads, Scratch, check};
+use pulp::{Arch, Simd, WithSimd};
 
 /// Mean over each window.
 ///
@@ -27,19 +29,130 @@ impl Operator for AvgPool2d {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {
-        infer_windows("avg_pool2d", inputs, self.kernel, self.stride, self.padding)
+        infer_windows("avg_pool2d", inputs, self.attributes())
     }
 
     fn backward_reads(&self) -> Reads {
         Reads::NOTHING
     }
 
+    fn scratch(&self, inputs: &[Shape], _threads: usize) -> Scratch {
+        let len = |output| {
+            let plane = Plane::new(inputs[0], output);
+            Phases::new(self.attributes(), plane).len() + plane.output_len()
+        };
+        Scratch::each(self.infer(inputs).map(len))
+    }
+
     fn forward(&self, pass: Forward<'_>) {
-        forward(self, pass);
+        let plane = Plane::new(pass.inputs[0].shape, pass.output.shape);
+        if plane.output[1] < WIDE {
+            return forward(self, pass);
+        }
+        let (x, phases) = (pass.inputs[0].data, Phases::new(self.attributes(), plane));
+        pass.threads.for_each_chunk(pass.output.data, plane.together() * plane.output_len(), |part, out| {
+            let mut scratch = pass.threads.scratch(phases.len() + plane.output_len());
+            let (scratch, shares) = scratch.split_at_mut(phases.len());
+            self.shares(plane, shares);
+            let inputs = x[part * plane.together() * plane.input_len()..].chunks(plane.input_len());
+            for (out, x) in out.chunks_mut(plane.output_len()).zip(inputs) {
+                Arch::new().dispatch(Means { phases, x, shares, scratch: &mut *scratch, out });
+            }
+        });
     }
 
     fn backward(&self, pass: Backward<'_>) {
-        backward(self, pass);
+        let plane = Plane::new(pass.inputs[0].shape, pass.output.shape);
+        if plane.output[1] < WIDE {
+            return backward(self, pass);
+        }
+        let Some(grad) = &mut pass.grad_inputs[0] else { return };
+        let (dy, phases) = (pass.grad_output.data, Phases::new(self.attributes(), plane));
+        let accumulate = grad.accumulate;
+        pass.threads.for_each_chunk(grad.data, plane.together() * plane.input_len(), |part, dx| {
+            let mut scratch = pass.threads.scratch(phases.len() + plane.output_len());
+            let (scratch, shares) = scratch.split_at_mut(phases.len());
+            self.shares(plane, shares);
+            let outputs = dy[part * plane.together() * plane.output_len()..].chunks(plane.output_len());
+            for (dx, dy) in dx.chunks_mut(plane.input_len()).zip(outputs) {
+                let scratch = &mut *scratch;
+                Arch::new().dispatch(Spread { phases, dy, shares, scratch, dx, accumulate });
+            }
+        });
+    }
+}
+
+impl AvgPool2d {
+    fn attributes(&self) -> Attributes {
+        Attributes { kernel: self.kernel, stride: self.stride, padding: self.padding }
+    }
+
+    /// `1/divisor` of every window of a plane.
+    fn shares(&self, plane: Plane, shares: &mut [f32]) {
+        for_each_window(self, plane, |o, _, _, share| shares[o] = share);
+    }
+}
+
+/// Windows side by side from which a loop over them is faster than one window after the other.
+const WIDE: usize = 4;
+
+/// Means of one plane.
+struct Means<'a> {
+    phases: Phases,
+    x: &'a [f32],
+    shares: &'a [f32],
+    scratch: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Means<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Means { phases, x, shares, scratch, out } = self;
+        phases.split(x, 0.0, scratch);
+        let [height, width] = phases.output();
+        for (y, start) in (0..height).flat_map(|y| (0..width).step_by(S::F32_LANES).map(move |x| (y, x))) {
+            let to = y * width + start..y * width + width.min(start + S::F32_LANES);
+            let mut sum = simd.splat_f32s(0.0);
+            for (at, _) in phases.elements(y, start) {
+                sum = simd.add_f32s(sum, load::<S>(scratch, at));
+            }
+            let share = load_some(simd, &shares[to.clone()]);
+            store_some(simd, &mut out[to], simd.mul_f32s(sum, share));
+        }
+    }
+}
+
+/// Gives each element its windows' shares of one plane's gradient.
+struct Spread<'a> {
+    phases: Phases,
+    dy: &'a [f32],
+    shares: &'a [f32],
+    scratch: &'a mut [f32],
+    dx: &'a mut [f32],
+    accumulate: bool,
+}
+
+impl WithSimd for Spread<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Spread { phases, dy, shares, scratch, dx, accumulate } = self;
+        scratch.fill(0.0);
+        let [height, width] = phases.output();
+        for (y, start) in (0..height).flat_map(|y| (0..width).step_by(S::F32_LANES).map(move |x| (y, x))) {
+            let from = y * width + start..y * width + width.min(start + S::F32_LANES);
+            let dy = load_some(simd, &dy[from.clone()]);
+            let part = simd.mul_f32s(dy, load_some(simd, &shares[from]));
+            for (at, _) in phases.elements(y, start) {
+                let to = load_mut::<S>(scratch, at);
+                *to = simd.add_f32s(*to, part);
+            }
+        }
+        phases.join(scratch, dx, accumulate);
     }
 }
 
@@ -94,7 +207,9 @@ trait Windows: Sync {
 impl Windows for AvgPool2d {
     #[inline(always)]
     fn window(&self, plane: Plane, axis: usize, position: usize) -> Range<usize> {
-        window(position, self.kernel[axis], self.stride[axis], self.padding[axis], plane.input[axis])
+        let start = position * self.stride[axis];
+        let inside = |end: usize| end.saturating_sub(self.padding[axis]).min(plane.input[axis]);
+        inside(start)..inside(start + self.kernel[axis])
     }
 
     #[inline(always)]

@@ -1,22 +1,30 @@
 //! Max, average and adaptive average pooling.
 
 mod average;
-mod max;
+pub(crate) mod max;
+pub(crate) mod phases;
 
 pub use average::{AdaptiveAvgPool2d, AvgPool2d};
 pub use max::MaxPool2d;
-
-use std::ops::Range;
 
 use tensor::{Shape, ShapeError};
 
 use crate::check;
 
+/// Windows of a fixed size.
+#[derive(Clone, Copy)]
+pub(crate) struct Attributes {
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    /// Rows above, columns left.
+    pub padding: [usize; 2],
+}
+
 /// One image plane and where the windows of its output are.
 #[derive(Clone, Copy)]
-struct Plane {
-    input: [usize; 2],
-    output: [usize; 2],
+pub(crate) struct Plane {
+    pub input: [usize; 2],
+    pub output: [usize; 2],
 }
 
 impl Plane {
@@ -35,15 +43,18 @@ impl Plane {
     fn output_len(&self) -> usize {
         self.output[0] * self.output[1]
     }
+
+    /// Planes that make a part for one thread.
+    fn together(&self) -> usize {
+        (crate::elementwise::PART / self.input_len().max(1)).max(1)
+    }
 }
 
 /// Output shape of windows of a fixed size, one attribute set for both axes.
 fn infer_windows(
     what: &'static str,
     inputs: &[Shape],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
+    Attributes { kernel, stride, padding }: Attributes,
 ) -> Result<Shape, ShapeError> {
     let [n, c, h, w] = check::one(what, inputs)?.nchw(what)?;
     let mut output = [n, c, 0, 0];
@@ -56,13 +67,6 @@ fn infer_windows(
         output[2 + axis] = check::positions(what, len, steps, [padding[axis]; 2])?;
     }
     Shape::try_new(&output)
-}
-
-/// The part of window `position` that lies on an axis of `len` elements.
-#[inline(always)]
-fn window(position: usize, kernel: usize, stride: usize, padding: usize, len: usize) -> Range<usize> {
-    let start = position * stride;
-    start.saturating_sub(padding)..(start + kernel).saturating_sub(padding).min(len)
 }
 
 #[cfg(test)]

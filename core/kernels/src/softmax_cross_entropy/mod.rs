@@ -1,6 +1,12 @@
 //! Softmax, its cross-entropy with integer labels, and the gradient of both.
 //!
-//! Every row is shifted by its maximum, so that no exponential overflows; exponentials and sums are `f64`.
+//! Every row is shifted by its maximum, so that no exponential overflows; exponentials and sums are `f64`. Neither
+//! logits nor labels decide a branch or an address.
+
+mod exponential;
+
+use self::exponential::{exp, ln};
+use crate::select::{pick, select_f64, select_u64};
 
 /// Mean cross-entropy of `logits` `[N, K]` with `labels` `[N]`, in nats; writes `grad = (softmax − onehot)/N` `[N, K]`.
 ///
@@ -37,29 +43,37 @@ pub fn softmax(logits: &[f32], classes: usize, probabilities: &mut [f32]) {
     for (row, out) in logits.chunks_exact(classes).zip(probabilities.chunks_exact_mut(classes)) {
         let (max, sum) = partition(row);
         for (p, &x) in out.iter_mut().zip(row) {
-            *p = ((f64::from(x) - max).exp() / sum) as f32;
+            *p = (exp(f64::from(x) - max) / sum) as f32;
         }
     }
 }
 
+/// How many rows of `logits` `[N, K]` have their largest number, of equal ones the first, at the label; a NaN is none.
+pub fn correct(logits: &[f32], labels: &[u32], classes: usize) -> usize {
+    let right = |(row, &label): (&[f32], &u32)| {
+        let (label, chosen) = (label as usize, pick(row, label as usize));
+        let beats = |(k, &x): (usize, &f32)| (x > chosen) | ((x == chosen) & (k < label));
+        let beaten = row.iter().enumerate().fold(false, |beaten, other| beaten | beats(other));
+        select_u64(!beaten & !chosen.is_nan() & (label < row.len()), 1, 0)
+    };
+    logits.chunks_exact(classes.max(1)).zip(labels).map(right).sum::<u64>() as usize
+}
+
 /// Loss of one sample; writes its gradient times `share`.
 fn sample(row: &[f32], label: usize, share: f64, grad: &mut [f32]) -> f64 {
-    let Some(&logit) = row.get(label) else {
-        grad.fill(f32::NAN);
-        return f64::NAN;
-    };
     let (max, sum) = partition(row);
+    let known = select_f64(label < row.len(), 0.0, f64::NAN);
     for (k, (g, &x)) in grad.iter_mut().zip(row).enumerate() {
-        let target = if k == label { 1.0 } else { 0.0 };
-        *g = (((f64::from(x) - max).exp() / sum - target) * share) as f32;
+        let target = select_f64(k == label, 1.0, known);
+        *g = ((exp(f64::from(x) - max) / sum - target) * share) as f32;
     }
-    sum.ln() + max - f64::from(logit)
+    ln(sum) + max - f64::from(pick(row, label)) + known
 }
 
 /// The row's maximum and `Σ exp(x − maximum)`.
 fn partition(row: &[f32]) -> (f64, f64) {
     let max = row.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
-    (max, row.iter().map(|&x| (f64::from(x) - max).exp()).sum())
+    (max, row.iter().map(|&x| exp(f64::from(x) - max)).sum())
 }
 
 #[cfg(test)]

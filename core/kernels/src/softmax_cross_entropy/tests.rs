@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tensor::compare::{Tolerance, assert_close};
 
-use super::{loss_and_gradient, softmax};
+use super::{correct, loss_and_gradient, softmax};
 use crate::testing::{assert_central_differences, cases, random};
 
 /// The mean of `ln Σ exp(x − label's x)`, by the definition.
@@ -45,4 +45,16 @@ fn an_empty_batch_and_a_wrong_label() {
     let mut grad = [0.0; 2];
     assert!(loss_and_gradient(&[0.0, 1.0], &[2], 2, &mut grad).is_nan());
     assert!(grad.iter().all(|g| g.is_nan()));
+}
+
+#[test]
+fn the_first_of_equal_logits_is_the_prediction() {
+    let (nan, low) = (f32::NAN, f32::NEG_INFINITY);
+    let rows = [[1.0, 3.0, 3.0], [nan, 2.0, 1.0], [low, low, low], [nan, nan, nan]];
+    let count = |label: u32| rows.map(|row| correct(&row, &[label], 3));
+    assert_eq!(count(0), [0, 0, 1, 0]);
+    assert_eq!(count(1), [1, 1, 0, 0]);
+    assert_eq!(count(2), [0; 4]);
+    assert_eq!(count(3), [0; 4], "no class");
+    assert_eq!(correct(&rows.concat(), &[1, 1, 0, 0], 3), 3);
 }

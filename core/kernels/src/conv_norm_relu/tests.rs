@@ -1,0 +1,83 @@
+use tensor::{ShapeError, Tensor};
+
+use super::ConvNormRelu;
+use crate::activation::Relu;
+use crate::add::Add;
+use crate::batch_norm::BatchNorm2d;
+use crate::conv2d::Conv2d;
+use crate::testing::{Node, random};
+use crate::{Mode, Operator};
+
+const DIMS: [usize; 4] = [3, 4, 9, 11];
+
+fn variants() -> Vec<ConvNormRelu> {
+    let conv = |bias| Conv2d::new(4, 6, 3).padding(1).stride(2).bias(bias);
+    let all = (0..16).map(|bits| [1, 2, 4, 8].map(|bit| bits & bit != 0));
+    let op = |[bias, norm, add, relu]: [bool; 4]| ConvNormRelu {
+        conv: conv(bias),
+        norm: norm.then(|| BatchNorm2d::new(6)),
+        add,
+        relu,
+    };
+    all.map(op).collect()
+}
+
+fn eval<'a>(
+    op: &'a dyn Operator,
+    inputs: Vec<Tensor>,
+    params: Vec<Tensor>,
+    buffers: Vec<Tensor>,
+) -> Node<'a> {
+    let mut node = Node::new(op, inputs, params).mode(Mode::Eval);
+    node.buffers = buffers;
+    node
+}
+
+/// The parts one after the other, each tested against its twin.
+#[test]
+fn equals_its_parts() {
+    for op in variants() {
+        let (x, skip) = (random(&DIMS, 1), random(&[3, 6, 5, 6], 2));
+        let params: Vec<_> =
+            op.params().iter().enumerate().map(|(i, p)| random(p.shape.dims(), 10 + i as u64)).collect();
+        let statistics = vec![random(&[6], 4), Tensor::from_fn([6], |i| 0.5 + i as f32)];
+        let buffers = if op.norm.is_some() { statistics } else { Vec::new() };
+        let (own, norm) = params.split_at(op.conv.params().len());
+        let mut expected = eval(&op.conv, vec![x.clone()], own.to_vec(), Vec::new()).forward().0;
+        if let Some(part) = &op.norm {
+            expected = eval(part, vec![expected], norm.to_vec(), buffers.clone()).forward().0;
+        }
+        if op.add {
+            expected = Node::new(&Add, vec![expected, skip.clone()], Vec::new()).forward().0;
+        }
+        if op.relu {
+            expected = Node::new(&Relu, vec![expected], Vec::new()).forward().0;
+        }
+        let inputs = if op.add { vec![x, skip] } else { vec![x] };
+        for threads in [1, 2] {
+            let mut node = eval(&op, inputs.clone(), params.clone(), buffers.clone()).threads(threads);
+            assert_eq!(node.forward().0, expected, "{}", op.name());
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "evaluation mode")]
+fn training_is_refused() {
+    let op = ConvNormRelu { conv: Conv2d::new(4, 6, 3), norm: None, add: false, relu: true };
+    Node::random(&op, vec![random(&DIMS, 1)], 2).forward();
+}
+
+#[test]
+fn refuses_what_does_not_fit() {
+    let op =
+        |add| ConvNormRelu { conv: Conv2d::new(4, 6, 3), norm: Some(BatchNorm2d::new(6)), add, relu: true };
+    let (x, y, other) = (DIMS.into(), [3, 6, 7, 9].into(), [3, 6, 7, 8].into());
+    assert_eq!((op(true).infer(&[x, y]), op(false).infer(&[x])), (Ok(y), Ok(y)));
+    assert!(matches!(op(true).infer(&[x, other]), Err(ShapeError::Mismatch { .. })));
+    assert!(matches!(op(true).infer(&[x]), Err(ShapeError::Inputs { .. })));
+    assert!(matches!(op(false).infer(&[x, y]), Err(ShapeError::Inputs { .. })));
+    let norm = Some(BatchNorm2d::new(5));
+    let op = ConvNormRelu { conv: Conv2d::new(4, 6, 3), norm, add: false, relu: true };
+    assert!(matches!(op.infer(&[x]), Err(ShapeError::Channels { .. })));
+}
