@@ -121,13 +121,6 @@ impl Learner {
         View { shape: graph.shape(graph.output(), records), data: self.executor.output(records) }
     }
 
-    /// Bytes of buffers, parameters and optimiser state.
-    pub fn bytes(&self) -> usize {
-        let state =
-            self.parameters.params.iter().chain(&self.parameters.buffers).chain(self.optimiser.state());
-        self.executor.bytes() + state.map(|t| 4 * t.shape().len()).sum::<usize>()
-    }
-
     /// Scratch memory that any step takes on so many threads; for [`Threads::reserve`].
     pub fn scratch(&self, threads: usize) -> Scratch {
         self.executor.scratch(threads)

@@ -88,11 +88,6 @@ impl Plan {
         Plan { kept: values.clone(), values, saved, grads, twice, again, graph, fused, batch }
     }
 
-    /// The graph's input.
-    pub fn input(&self) -> Buffer {
-        self.values[0]
-    }
-
     /// The graph's output.
     pub fn output(&self) -> Buffer {
         self.values[self.fused.output().0]
