@@ -123,7 +123,7 @@ fn a_run_keeps_to_its_plan_and_to_its_budget() {
     sandbox.write("small.toml", &(tiny("delta") + "\n[trusted]\nmemory = \"2 MiB\"\n"));
     for command in ["plan", "train"] {
         let refused = sandbox.run(&[command, "small.toml"]);
-        assert_eq!(refused.code(), 1, "{}", refused.stderr);
+        assert_eq!(refused.code(), 2, "{}", refused.stderr);
         assert!(refused.stderr.contains("[trusted] memory grants 2.0 MiB"), "{}", refused.stderr);
     }
     sandbox.assert_no_process_left();
@@ -170,7 +170,7 @@ fn a_ledger_behind_what_left_is_refused() {
     for cut in [last, whole.len() - 1] {
         std::fs::write(&path, &whole[..cut]).expect("it can be written");
         let refused = sandbox.run(&["infer", "r", "picture.png"]);
-        assert_eq!(refused.code(), 1, "{}", refused.stderr);
+        assert_eq!(refused.code(), 2, "{}", refused.stderr);
         assert!(refused.stderr.contains("rolled back"), "{}", refused.stderr);
         assert_eq!(std::fs::read(&path).expect("left as it was").len(), cut);
     }
