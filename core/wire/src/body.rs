@@ -46,7 +46,8 @@ pub fn to_u16(bytes: &[u8]) -> Result<Vec<u16>, WireError> {
 
 /// Tensors one after the other.
 pub fn from_tensors<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    let mut bytes = Vec::with_capacity(4 * tensors.iter().map(|t| t.data().len()).sum::<usize>());
     tensors.into_iter().for_each(|t| append_f32(&mut bytes, t.data()));
     bytes
 }

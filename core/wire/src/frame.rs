@@ -131,7 +131,10 @@ fn read_pieces(reader: &mut impl Read, len: usize, out: &mut Vec<u8>) -> Result<
     out.clear();
     while out.len() < len {
         let have = out.len();
-        out.resize(len.min(have + PIECE), 0);
+        let more = (len - have).min(PIECE);
+        // Not twice as much as came: a body may be as large as a model.
+        out.reserve_exact(more);
+        out.resize(have + more, 0);
         reader.read_exact(&mut out[have..]).map_err(|e| match e.kind() {
             ErrorKind::UnexpectedEof => WireError::Truncated,
             _ => e.into(),

@@ -157,7 +157,7 @@ impl Accelerator {
     pub(crate) fn state(&mut self, job: &Job, length: usize) -> Result<RemoteState, RunError> {
         match self.receive(job)? {
             Reply::State { updates } => {
-                self.finite_numbers("state", length / 4)?;
+                self.check_finite("state", length / 4)?;
                 Ok(RemoteState { bytes: std::mem::take(&mut self.reply), updates })
             }
             other => Err(unexpected(job, &other).into()),
@@ -256,17 +256,18 @@ impl Accelerator {
     }
 
     fn finite_numbers(&self, what: &'static str, count: usize) -> Result<Vec<f32>, AcceleratorError> {
+        self.check_finite(what, count)?;
+        Ok(body::to_f32(&self.reply, count).expect("its length was checked"))
+    }
+
+    /// Whether the reply is `count` finite numbers; without a copy of them.
+    fn check_finite(&self, what: &'static str, count: usize) -> Result<(), AcceleratorError> {
         let (expected, found) = (count * 4, self.reply.len());
-        let numbers = body::to_f32(&self.reply, count).map_err(|_| AcceleratorError::Shape {
-            what,
-            expected,
-            found,
-        })?;
-        if numbers.iter().all(|x| x.is_finite()) {
-            Ok(numbers)
-        } else {
-            Err(AcceleratorError::NotFinite { what })
+        if expected != found {
+            return Err(AcceleratorError::Shape { what, expected, found });
         }
+        let mut numbers = self.reply.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        if numbers.all(f32::is_finite) { Ok(()) } else { Err(AcceleratorError::NotFinite { what }) }
     }
 }
 

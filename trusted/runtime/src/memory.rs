@@ -92,9 +92,10 @@ impl MemoryPlan {
             // Encoded and sealed, or sealed and decoded; the first also with the request that began the run.
             2 * checkpoint,
             3 * state(&spec.graph),
-            // The accelerator's model, encoded, and its state while it comes in.
+            // The accelerator's model, drawn and encoded; its state while a new one comes in, which takes a piece more
+            // while it grows.
             2 * outsourced.map_or(0, state),
-            remote,
+            2 * remote,
             // Messages made, stored and sent.
             messages::CHUNK as u64 * (3 * message + MESSAGE),
             // The test records' logits of both parts, their sum's gradient, and labels; the reply they came in.
