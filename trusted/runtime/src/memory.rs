@@ -1,7 +1,7 @@
 //! How much memory the trusted side holds at most, told before anything runs.
 
 use engine::timeline::Peak;
-use engine::{Plan, Timeline};
+use engine::{OptimiserConfig, Plan, Timeline};
 use kernels::Scratch;
 use model::Graph;
 use wire::RunSpec;
@@ -81,7 +81,7 @@ impl MemoryPlan {
         let sum = |of: &dyn Fn(&Graph) -> u64| trusted.iter().map(|graph| of(graph)).sum::<u64>();
         let optimiser = spec.train.optimiser.copies() as u64;
         let outsourced = parts.outsourced.as_ref().map(|outsourced| &outsourced.graph);
-        let remote = outsourced.map_or(0, |graph| state(graph) + optimiser * trained(graph));
+        let remote = outsourced.map_or(0, |graph| trained_state(graph, &spec.train.optimiser));
         let parameters = sum(&state);
         let checkpoint = parameters + optimiser * sum(&trained) + remote;
         let classes = spec.graph.classes() as u64;
@@ -155,6 +155,11 @@ fn trained(graph: &Graph) -> u64 {
 fn state(graph: &Graph) -> u64 {
     let buffers: usize = graph.buffer_specs().iter().map(|(_, shape)| shape.len()).sum();
     trained(graph) + NUMBER * buffers as u64
+}
+
+/// Bytes of all that training changes: parameters, running statistics, and what the optimiser keeps.
+pub(crate) fn trained_state(graph: &Graph, optimiser: &OptimiserConfig) -> u64 {
+    state(graph) + optimiser.copies() as u64 * trained(graph)
 }
 
 /// What one step takes.

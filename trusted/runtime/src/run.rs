@@ -15,7 +15,7 @@ use crate::batch::Batch;
 use crate::calibration::Calibration;
 use crate::checkpoint::{self, Checkpoint, CheckpointRef, Job, Totals};
 use crate::flow::{self, Outsourced, Parts};
-use crate::memory::{Held, MemoryPlan};
+use crate::memory::{self, Held, MemoryPlan};
 use crate::messages::{self, Context, Messenger};
 use crate::records::DataSets;
 use crate::trusted_model::{InitialParameters, TrustedModel};
@@ -239,10 +239,7 @@ impl Run {
 
     /// Length in bytes of the accelerator's state.
     pub(crate) fn remote_state_len(&self, outsourced: &Outsourced) -> usize {
-        let parameters = self.initial.of(&outsourced.graph);
-        let optimiser = engine::Optimiser::new(self.spec.train.optimiser.clone(), &parameters.params);
-        let all = parameters.params.iter().chain(&parameters.buffers).chain(optimiser.state());
-        all.map(|tensor| 4 * tensor.shape().len()).sum()
+        memory::trained_state(&outsourced.graph, &self.spec.train.optimiser) as usize
     }
 
     /// The figures of the run or evaluation so far, with ε from the ledger.
