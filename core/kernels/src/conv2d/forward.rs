@@ -14,6 +14,18 @@ pub(super) enum Start<'a> {
     Keep,
 }
 
+impl Start<'_> {
+    /// Puts finished values of one channel into their place.
+    #[inline(always)]
+    pub(super) fn put(self, channel: usize, values: &[f32], to: &mut [f32]) {
+        match self {
+            Start::Zero => to.copy_from_slice(values),
+            Start::Bias(bias) => to.iter_mut().zip(values).for_each(|(to, &x)| *to = x + bias[channel]),
+            Start::Keep => to.iter_mut().zip(values).for_each(|(to, &x)| *to += x),
+        }
+    }
+}
+
 /// `y[n,k,h,w] = start + Σ_{c,i,j} x[n,c,h·s+i·d−p,w·s+j·d−p] · weight[k,c,i,j]`.
 pub(super) fn forward(
     threads: &Threads,

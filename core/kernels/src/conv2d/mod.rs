@@ -1,14 +1,17 @@
 //! 2-D convolution (cross-correlation).
 //!
-//! Three ways, chosen by shape (`plan`): a product of matrices whose left operand, the columns, is made panel by panel on
-//! the fly (`columns`); Winograd's minimal filtering (`winograd`); direct loops for depthwise convolutions (`depthwise`).
-//! No result depends on the number of threads.
+//! Four ways, chosen by shape (`plan`): a product of matrices whose left operand, the columns, is made panel by panel on
+//! the fly (`columns`); a product per tap over channels-last copies of the images (`direct`); Winograd's minimal
+//! filtering (`winograd`); loops over planes for depthwise convolutions (`depthwise`). No result depends on the number
+//! of threads.
 
 mod backward_input;
 mod backward_weight;
+mod blocks;
 mod columns;
 mod depthwise;
 mod depthwise_rows;
+mod direct;
 mod forward;
 mod geometry;
 mod pieces;
@@ -153,6 +156,7 @@ impl Conv2d {
         match way.unwrap_or_else(|| Way::of(&geometry, images)) {
             Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, start, y),
             Way::Columns => forward::forward(threads, &geometry, x, weight, start, y),
+            Way::Direct => direct::forward(threads, &geometry, x, weight, start, y),
             Way::Winograd2 => winograd::convolve(threads, &geometry, x, kernels, F2, start, y),
             Way::Winograd4 => winograd::convolve(threads, &geometry, x, kernels, F4, start, y),
         }
@@ -167,6 +171,7 @@ impl Conv2d {
             match way {
                 Way::Depthwise => depthwise::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Columns => backward_input::backward_input(threads, &geometry, dy, weight, dx),
+                Way::Direct => direct::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Winograd2 => winograd::backward_input(threads, &geometry, dy, weight, F2, dx),
                 Way::Winograd4 => winograd::backward_input(threads, &geometry, dy, weight, F4, dx),
             }
@@ -177,6 +182,7 @@ impl Conv2d {
             match way {
                 Way::Depthwise => depthwise::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Columns => backward_weight::backward_weight(threads, &geometry, x, dy, dw),
+                Way::Direct => direct::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Winograd2 => winograd::backward_weight(threads, &geometry, x, dy, F2, dw),
                 Way::Winograd4 => winograd::backward_weight(threads, &geometry, x, dy, F4, dw),
             }

@@ -1,7 +1,7 @@
 //! Which way a convolution is computed, by its shape.
 
 use super::geometry::Geometry;
-use super::winograd;
+use super::{direct, winograd};
 
 /// Channels below which Winograd's vectors, of 16 channels, would be half empty.
 const FEW: usize = 16;
@@ -16,6 +16,8 @@ pub enum Way {
     Depthwise,
     /// A product with columns made on the fly.
     Columns,
+    /// A product per tap over channels-last copies of the images.
+    Direct,
     /// Winograd's `F(2×2, 3×3)`.
     Winograd2,
     /// Winograd's `F(4×4, 3×3)`.
@@ -24,12 +26,18 @@ pub enum Way {
 
 impl Way {
     /// Every way, for tests and measurements.
-    pub const ALL: [Way; 4] = [Way::Depthwise, Way::Columns, Way::Winograd2, Way::Winograd4];
+    pub const ALL: [Way; 5] = [Way::Depthwise, Way::Columns, Way::Direct, Way::Winograd2, Way::Winograd4];
 
     /// The way for each pass of a convolution of `images` images.
     pub(super) fn of(geometry: &Geometry, images: usize) -> Way {
         if geometry.is_depthwise() {
             return Way::Depthwise;
+        }
+        if direct::serves(geometry)
+            && geometry.stride != [1, 1]
+            && geometry.inputs.min(geometry.outputs) >= FEW
+        {
+            return Way::Direct;
         }
         if !winograd::serves(geometry) || geometry.inputs.min(geometry.outputs) < FEW {
             return Way::Columns;
@@ -50,7 +58,7 @@ impl Way {
             (images * rows * columns) as f64
         };
         let (points, tiles) = match self {
-            Way::Depthwise | Way::Columns => {
+            Way::Depthwise | Way::Columns | Way::Direct => {
                 let positions = tiles(1);
                 return 9.0 * (positions * c * k + 15.0 * c * k + 12.0 * positions * c);
             }
@@ -67,6 +75,7 @@ impl Way {
         match self {
             Way::Depthwise => geometry.is_depthwise(),
             Way::Columns => !geometry.is_depthwise(),
+            Way::Direct => direct::serves(geometry),
             Way::Winograd2 | Way::Winograd4 => winograd::serves(geometry),
         }
     }

@@ -102,6 +102,42 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(cases(100))]
+
+    #[test]
+    fn direct_agrees_with_the_twin((op, input) in convolution(), threads in 1..4usize) {
+        if let Some(computed) = By::new(op.clone(), Way::Direct, input.into()) {
+            compare(&op, &computed, &input, threads);
+        }
+    }
+}
+
+/// What strides are computed by: shapes of residual networks, small and odd ones.
+#[test]
+fn strided_ways_agree_with_the_twin() {
+    for threads in [1, 3] {
+        for (c, k, kernel, [h, w]) in [
+            (16, 16, 3, [8, 8]),
+            (33, 70, 3, [9, 7]),
+            (64, 32, 3, [16, 16]),
+            (20, 40, 1, [8, 8]),
+            (16, 130, 1, [15, 14]),
+            (17, 18, 5, [11, 20]),
+            (70, 16, 2, [5, 40]),
+        ] {
+            let op = Conv2d::new(c, k, kernel).padding(kernel / 2).stride(2).bias(true);
+            let input = [2, c, h, w];
+            check(&op, &input, threads);
+            for way in [Way::Columns, Way::Direct] {
+                if let Some(computed) = By::new(op.clone(), way, input.into()) {
+                    compare(&op, &computed, &input, threads);
+                }
+            }
+        }
+    }
+}
+
 /// The scalar fallback has panels too narrow for Winograd's tiles; every vector kernel serves them.
 const HAS_WIDE_PANELS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 

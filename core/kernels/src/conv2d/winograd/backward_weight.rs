@@ -1,7 +1,7 @@
 use pulp::{Simd, WithSimd};
 
+use super::super::blocks::{self, LANES, Window};
 use super::super::geometry::Geometry;
-use super::blocks::{self, LANES, Window};
 use super::read::{ReadTiles, Source};
 use super::stride;
 use super::tiles::{Chunk, Tiling};

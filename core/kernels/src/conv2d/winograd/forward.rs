@@ -1,9 +1,9 @@
 use pulp::{Simd, WithSimd};
 
+use super::super::blocks::{self, LANES, Window};
 use super::super::forward::Start;
 use super::super::geometry::Geometry;
 use super::super::pieces::{Piece, divide};
-use super::blocks::{self, LANES, Window};
 use super::read::{ReadTiles, Source};
 use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
@@ -173,38 +173,15 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for WriteTiles
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         self.transform(simd);
-        let (plane, to) = (self.plane, self.to);
-        match self.start {
-            Start::Zero => blocks::write(
-                simd,
-                self.block,
-                self.count,
-                self.window,
-                #[inline(always)]
-                |lane, at, values| to[lane * plane + at..][..values.len()].copy_from_slice(values),
-            ),
-            Start::Bias(bias) => blocks::write(
-                simd,
-                self.block,
-                self.count,
-                self.window,
-                #[inline(always)]
-                |lane, at, values| {
-                    let bias = bias[self.channel + lane];
-                    to[lane * plane + at..].iter_mut().zip(values).for_each(|(to, &x)| *to = x + bias);
-                },
-            ),
-            Start::Keep => blocks::write(
-                simd,
-                self.block,
-                self.count,
-                self.window,
-                #[inline(always)]
-                |lane, at, values| {
-                    to[lane * plane + at..].iter_mut().zip(values).for_each(|(to, &x)| *to += x);
-                },
-            ),
-        }
+        let (plane, start, first, to) = (self.plane, self.start, self.channel, self.to);
+        blocks::write(
+            simd,
+            self.block,
+            self.count,
+            self.window,
+            #[inline(always)]
+            |lane, at, values| start.put(first + lane, values, &mut to[lane * plane + at..][..values.len()]),
+        );
     }
 }
 

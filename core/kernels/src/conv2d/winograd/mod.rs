@@ -3,13 +3,13 @@
 //! Tiles are transformed with 16 channels side by side in a vector (`blocks`), in chunks that stay in the cache (`tiles`).
 
 mod backward_weight;
-mod blocks;
 mod forward;
 mod read;
 mod tiles;
 mod transform;
 mod weights;
 
+use super::blocks::LANES;
 use super::forward::Start;
 use super::geometry::Geometry;
 use crate::gemm::Kernel;
@@ -26,7 +26,7 @@ const DEPTH: usize = 128;
 /// Elements from one point's matrix to the next: a block more than it holds, so that the points, which are written
 /// together, do not fall on the same lines of the cache.
 fn stride(len: usize) -> usize {
-    len + blocks::LANES
+    len + LANES
 }
 
 /// Whether a convolution can be computed this way: 3×3, stride 1, padding no larger than a kernel's reach, one group.
@@ -36,7 +36,7 @@ pub(super) fn serves(geometry: &Geometry) -> bool {
         && geometry.dilation == [1, 1]
         && geometry.groups == 1
         && geometry.padding.into_iter().all(|p| p <= 2)
-        && Kernel::detected().width().is_multiple_of(blocks::LANES)
+        && Kernel::detected().width().is_multiple_of(LANES)
 }
 
 /// Gradient of the input: the convolution of `dy` with the kernels turned by 180°.

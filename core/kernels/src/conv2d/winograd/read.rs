@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::blocks::{self, LANES, Window};
+use super::super::blocks::{self, LANES, Window};
 use super::transform::{Transform, both_axes};
 
 /// What tiles are cut from, and how they are transformed.

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::super::blocks::{LANES, Window};
 use super::super::geometry::Geometry;
-use super::blocks::{LANES, Window};
 
 /// Tiles of a chunk, about: enough to use a transformed weight many times, few enough to stay in the cache.
 const CHUNK: usize = 64;

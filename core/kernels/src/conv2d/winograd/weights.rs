@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::blocks::{self, LANES};
+use super::super::blocks::{self, LANES};
 use super::stride;
 use super::transform::{Transform, both_axes};
 use crate::Threads;

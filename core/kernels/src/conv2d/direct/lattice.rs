@@ -1,0 +1,145 @@
+//! Channels-last copies of images, with rows and columns sorted by their remainder modulo the stride.
+//!
+//! What one tap of a kernel reads for consecutive outputs then lies at a constant distance, so that a convolution is one
+//! product per tap over all positions of an image, without columns.
+
+use pulp::{Simd, WithSimd};
+
+use super::super::blocks::{LANES, columns};
+use super::super::forward::Start;
+use crate::transpose::transpose_block;
+
+/// Where the elements of an image lie in a buffer `[phases, rows, pitch, channels]`.
+#[derive(Clone, Copy)]
+pub(super) struct Lattice {
+    /// Height and width of the image.
+    pub image: [usize; 2],
+    /// Rows above and columns left of it.
+    pub margin: [usize; 2],
+    /// Step between elements of a phase, along both axes.
+    pub stride: usize,
+    /// Phases along both axes; of later ones nothing is kept.
+    pub phases: [usize; 2],
+    pub rows: usize,
+    /// Positions from one row to the next.
+    pub pitch: usize,
+}
+
+impl Lattice {
+    /// Positions of all phases.
+    pub(super) fn positions(&self) -> usize {
+        self.phases[0] * self.phases[1] * self.phase_len()
+    }
+
+    /// Positions of one phase.
+    pub(super) fn phase_len(&self) -> usize {
+        self.rows * self.pitch
+    }
+
+    /// Phase and index of an element's row or column, if it is kept.
+    #[inline(always)]
+    fn along(&self, axis: usize, at: usize) -> Option<[usize; 2]> {
+        let at = at + self.margin[axis];
+        let [phase, index] = match self.stride {
+            1 => [0, at],
+            2 => [at % 2, at / 2],
+            s => [at % s, at / s],
+        };
+        let end = [self.rows, self.pitch][axis];
+        (phase < self.phases[axis] && index < end).then_some([phase, index])
+    }
+
+    /// First position of an image's row, in phase 0 of its columns.
+    #[inline(always)]
+    fn row(&self, y: usize) -> Option<usize> {
+        self.along(0, y).map(|[phase, row]| phase * self.phases[1] * self.phase_len() + row * self.pitch)
+    }
+
+    /// Position of a column of the row that starts at `row`.
+    #[inline(always)]
+    fn column(&self, row: usize, x: usize) -> Option<usize> {
+        self.along(1, x).map(|[phase, column]| row + phase * self.phase_len() + column)
+    }
+}
+
+/// Copies one block of channels of an image into a lattice; what the image does not fill becomes 0.
+pub(super) struct Read<'a> {
+    pub lattice: Lattice,
+    /// From the block's first channel on.
+    pub planes: &'a [f32],
+    /// Channels of the block.
+    pub count: usize,
+    /// From the block's first channel on.
+    pub to: &'a mut [f32],
+    /// Elements from one position to the next.
+    pub step: usize,
+}
+
+impl WithSimd for Read<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Read { lattice, planes, count, to, step } = self;
+        for position in to.chunks_mut(step).take(lattice.positions()) {
+            position[..LANES].fill(0.0);
+        }
+        let [height, width] = lattice.image;
+        let mut block = [0.0; LANES * LANES];
+        for y in 0..height {
+            let Some(row) = lattice.row(y) else { continue };
+            for x in (0..width).step_by(LANES) {
+                columns(simd, &planes[y * width + x..], height * width, count, &mut block);
+                for (i, from) in block.chunks_exact(LANES).enumerate().take(width - x) {
+                    if let Some(position) = lattice.column(row, x + i) {
+                        to[position * step..][..LANES].copy_from_slice(from);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copies one block of channels of a lattice into an image; what the lattice does not have is 0.
+pub(super) struct Write<'a> {
+    pub lattice: Lattice,
+    /// From the block's first channel on.
+    pub from: &'a [f32],
+    /// Elements from one position to the next.
+    pub step: usize,
+    /// Channels of the block.
+    pub count: usize,
+    pub start: Start<'a>,
+    /// First channel, for the start.
+    pub channel: usize,
+    /// From the block's first channel on.
+    pub planes: &'a mut [f32],
+}
+
+impl WithSimd for Write<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Write { lattice, from, step, count, start, channel, planes } = self;
+        let [height, width] = lattice.image;
+        let (mut block, mut lanes) = ([0.0; LANES * LANES], [0.0; LANES * LANES]);
+        for y in 0..height {
+            let row = lattice.row(y);
+            for x in (0..width).step_by(LANES) {
+                let len = LANES.min(width - x);
+                for (i, to) in block.chunks_exact_mut(LANES).enumerate().take(len) {
+                    match row.and_then(|row| lattice.column(row, x + i)) {
+                        Some(position) => to.copy_from_slice(&from[position * step..][..LANES]),
+                        None => to.fill(0.0),
+                    }
+                }
+                transpose_block(simd, &block, LANES, &mut lanes, LANES);
+                for (lane, values) in lanes.chunks_exact(LANES).enumerate().take(count) {
+                    let to = &mut planes[lane * height * width + y * width + x..][..len];
+                    start.put(channel + lane, &values[..len], to);
+                }
+            }
+        }
+    }
+}
