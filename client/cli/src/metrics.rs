@@ -200,7 +200,8 @@ mod tests {
     use super::*;
 
     fn step(steps_done: usize) -> Step {
-        Step { steps_done, epoch: 0, records: 4, loss: 0.5, correct: 3, rate: 0.1 }
+        let (records, correct) = (4, 3);
+        Step { steps_done, epoch: 0, records, loss: 0.5, correct, rate: 0.1, trusted_cpu_seconds: 0.0 }
     }
 
     fn rows(folder: &Path) -> Vec<serde_json::Value> {

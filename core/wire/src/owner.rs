@@ -56,6 +56,8 @@ pub enum Event {
         name: String,
         epochs: usize,
         steps_per_epoch: usize,
+        /// Processor seconds of the trusted process so far, from the operating system.
+        trusted_cpu_seconds: f64,
     },
     /// Messages of records left for the accelerator.
     Released {
@@ -138,6 +140,8 @@ pub struct Step {
     pub loss: f32,
     pub correct: usize,
     pub rate: f32,
+    /// Processor seconds of the trusted process so far, from the operating system.
+    pub trusted_cpu_seconds: f64,
 }
 
 /// One finished epoch.

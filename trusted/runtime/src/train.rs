@@ -138,7 +138,7 @@ impl Run {
 
     fn announce(&self, host: &mut dyn Host, epoch: usize, steps: usize, announced: &mut Option<String>) {
         let epochs = self.spec.train.epochs;
-        let (name, epochs) = match &self.spec.flow {
+        let (stage, epochs) = match &self.spec.flow {
             Flow::Delta(delta) if epoch < delta.stage1_epochs => {
                 ("stage 1: trusted part alone", delta.stage1_epochs)
             }
@@ -146,9 +146,10 @@ impl Run {
             Flow::Plain => ("training on the accelerator", epochs),
             Flow::Enclave => ("training in the enclave", epochs),
         };
-        if announced.as_deref() != Some(name) {
-            host.report(Event::Stage { name: name.to_owned(), epochs, steps_per_epoch: steps }, &[]);
-            *announced = Some(name.to_owned());
+        if announced.as_deref() != Some(stage) {
+            let (name, trusted_cpu_seconds) = (stage.to_owned(), host.cpu_seconds());
+            host.report(Event::Stage { name, epochs, steps_per_epoch: steps, trusted_cpu_seconds }, &[]);
+            *announced = Some(stage.to_owned());
         }
     }
 
@@ -252,7 +253,9 @@ impl Run {
         self.batch = batch;
         self.totals.count(records, loss, correct);
         let steps_done = self.steps_done;
-        host.report(Event::Step(Step { steps_done, epoch, records, loss, correct, rate }), &[]);
+        let trusted_cpu_seconds = host.cpu_seconds();
+        let done = Step { steps_done, epoch, records, loss, correct, rate, trusted_cpu_seconds };
+        host.report(Event::Step(done), &[]);
         Ok(())
     }
 

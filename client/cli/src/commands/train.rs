@@ -87,7 +87,8 @@ fn start(run: &RunDir, mut loaded: Loaded) -> Result<Outcome> {
     }
 }
 
-fn create(run: &RunDir, config: &Config, model: Model, classes: &[String]) -> Result<Session> {
+/// Starts the processes of a new run in `run`, which [`RunDir::begin`] has made.
+pub(super) fn create(run: &RunDir, config: &Config, model: Model, classes: &[String]) -> Result<Session> {
     let mut session = Session::start()?;
     let address = accelerator_address(&session, config)?;
     let body = wire::body::from_parameters(&model.parameters);
@@ -184,7 +185,9 @@ fn follow(session: &mut Session, metrics: &mut Metrics, progress: &mut Progress)
         }
         match event {
             Event::Note { text } => progress.line(&text),
-            Event::Stage { name, epochs, steps_per_epoch } => progress.stage(name, epochs, steps_per_epoch),
+            Event::Stage { name, epochs, steps_per_epoch, .. } => {
+                progress.stage(name, epochs, steps_per_epoch)
+            }
             Event::Released { records, total, epsilon, .. } => progress.released(records, total, epsilon),
             Event::Spent { epsilon } => progress.spend(epsilon),
             Event::Step(step) => {
