@@ -9,14 +9,11 @@ use crate::session::Incoming;
 
 /// What an interrupt does at the moment.
 #[derive(Default)]
-enum State {
-    /// Nothing runs that would have to end first.
-    #[default]
-    Idle,
-    /// Ends these and the command.
-    Running(Arc<Processes>),
-    /// Asks the session to stop; the second interrupt ends it.
-    Stoppable(Arc<Processes>, Sender<Incoming>),
+struct State {
+    /// What ends with the command.
+    running: Vec<Arc<Processes>>,
+    /// The session that is asked to stop first; the next interrupt ends everything.
+    stoppable: Option<Sender<Incoming>>,
 }
 
 static STATE: OnceLock<Mutex<State>> = OnceLock::new();
@@ -26,30 +23,33 @@ static STATE: OnceLock<Mutex<State>> = OnceLock::new();
 /// # Errors
 /// If the operating system refuses the handler.
 pub fn install() -> Result<(), ctrlc::Error> {
-    if STATE.set(Mutex::new(State::Idle)).is_err() {
+    if STATE.set(Mutex::default()).is_err() {
         return Ok(());
     }
     ctrlc::set_handler(interrupted)
 }
 
-/// From now on an interrupt ends these processes and the command.
+/// From now on an interrupt ends these processes, too, and the command.
 pub(crate) fn ends(processes: &Arc<Processes>) {
-    set(State::Running(Arc::clone(processes)));
+    change(|state| state.running.push(Arc::clone(processes)));
 }
 
 /// From now on the first interrupt is a message to the session.
-pub(crate) fn stops(processes: &Arc<Processes>, session: Sender<Incoming>) {
-    set(State::Stoppable(Arc::clone(processes), session));
+pub(crate) fn stops(session: Sender<Incoming>) {
+    change(|state| state.stoppable = Some(session));
 }
 
-/// From now on there is nothing to end.
-pub(crate) fn idle() {
-    set(State::Idle);
+/// These processes have ended; nobody is left to be asked to stop.
+pub(crate) fn forget(processes: &Arc<Processes>) {
+    change(|state| {
+        state.running.retain(|running| !Arc::ptr_eq(running, processes));
+        state.stoppable = None;
+    });
 }
 
-fn set(state: State) {
+fn change(change: impl FnOnce(&mut State)) {
     if let Some(own) = STATE.get() {
-        *lock(own) = state;
+        change(&mut lock(own));
     }
 }
 
@@ -60,23 +60,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 fn interrupted() {
     let Some(state) = STATE.get() else { return };
     let mut state = lock(state);
-    match std::mem::take(&mut *state) {
-        State::Idle => end(None),
-        State::Running(processes) => end(Some(&processes)),
-        State::Stoppable(processes, session) => {
-            if session.send(Incoming::Interrupt).is_err() {
-                end(Some(&processes));
-            }
-            *state = State::Running(processes);
-        }
+    let told = state.stoppable.take().is_some_and(|session| session.send(Incoming::Interrupt).is_ok());
+    if !told {
+        state.running.iter().for_each(|processes| processes.kill());
+        // A closed terminal must not stop the end.
+        let _ = writeln!(std::io::stderr(), "\ninterrupted");
+        std::process::exit(1);
     }
-}
-
-fn end(processes: Option<&Processes>) -> ! {
-    if let Some(processes) = processes {
-        processes.kill();
-    }
-    // A closed terminal must not stop the end.
-    let _ = writeln!(std::io::stderr(), "\ninterrupted");
-    std::process::exit(1);
 }

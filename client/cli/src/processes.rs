@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use wire::spec::Address;
 
@@ -98,6 +99,24 @@ impl Processes {
         Ok(Address::Unix(socket))
     }
 
+    /// Halts the processes where they are; they take no processor time until [`Processes::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets halted processes go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let inner = self.lock();
+        for child in [&inner.enclave, &inner.worker].into_iter().flatten() {
+            // One that has ended is found out by whoever waits for it.
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+
     /// Ends everything now.
     pub fn kill(&self) {
         let mut inner = self.lock();
@@ -109,6 +128,7 @@ impl Processes {
 
     /// Waits for the processes to end, after their links have closed, and ends those that do not.
     pub fn finish(&self) {
+        self.resume();
         let (enclave, worker, _folder) = {
             let mut inner = self.lock();
             (inner.enclave.take(), inner.worker.take(), inner.folder.take())

@@ -129,7 +129,7 @@ impl Session {
 
     /// From now on the first Ctrl-C asks the trusted process to stop with a checkpoint.
     pub fn make_stoppable(&self) {
-        interrupt::stops(&self.processes, self.sender.clone());
+        interrupt::stops(self.sender.clone());
     }
 
     /// The next event and its body. An interrupt is passed on as [`Request::Stop`].
@@ -155,6 +155,16 @@ impl Session {
                 Ok(Incoming::End(error)) => return Err(SessionError::Link(error)),
             }
         }
+    }
+
+    /// Halts the processes until [`Session::resume`].
+    pub fn pause(&self) {
+        self.processes.pause();
+    }
+
+    /// Lets halted processes go on.
+    pub fn resume(&self) {
+        self.processes.resume();
     }
 
     /// Whether the user has asked to stop.
@@ -201,7 +211,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         hang_up(&self.link);
         self.processes.finish();
-        interrupt::idle();
+        interrupt::forget(&self.processes);
     }
 }
 
