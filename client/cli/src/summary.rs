@@ -40,6 +40,8 @@ pub struct Report {
     pub degraded: Option<String>,
     /// Wall-clock time of this command's work.
     pub seconds: f64,
+    /// Nothing where the run was one of `bench`, and is gone.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub run_directory: String,
 }
 

@@ -2,6 +2,7 @@
 
 mod accelerator;
 mod audit;
+mod bench;
 mod evaluate;
 mod export;
 mod infer;
@@ -46,6 +47,7 @@ enum Command {
     Plan(plan::Arguments),
     Audit(audit::Arguments),
     Export(export::Arguments),
+    Bench(bench::Arguments),
     Accelerator(accelerator::Arguments),
 }
 
@@ -62,6 +64,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Plan(arguments) => plan::run(&arguments, json),
         Command::Audit(arguments) => audit::run(&arguments, json),
         Command::Export(arguments) => export::run(&arguments, json),
+        Command::Bench(arguments) => bench::run(&arguments, json),
         Command::Accelerator(arguments) => accelerator::run(&arguments),
     }
 }

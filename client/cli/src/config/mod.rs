@@ -75,6 +75,17 @@ impl Loaded {
         )
     }
 
+    /// The same configuration for another flow, checked again.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where it lacks what that flow needs.
+    pub fn with_flow(&self, kind: &str) -> Result<Self, ConfigError> {
+        let mut other = self.clone();
+        kind.clone_into(&mut other.config.flow.kind);
+        check::check(&other.config).map_err(|p| other.fault(p.key, p.problem))?;
+        Ok(other)
+    }
+
     fn with_preset(&self, name: &str) -> Result<Config, ConfigError> {
         let known = PRESETS.iter().find(|(known, _)| *known == name);
         let (_, preset) = known.ok_or_else(|| {
