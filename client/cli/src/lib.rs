@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod models;
 pub mod prepare;
 pub mod processes;
+pub mod profile;
 pub mod progress;
 pub mod run_dir;
 pub mod session;

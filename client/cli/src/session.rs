@@ -230,6 +230,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Spent { .. } => "spent",
         Event::Step(_) => "step",
         Event::Epoch(_) => "epoch",
+        Event::Profile(_) => "profile",
         Event::Checkpoint { .. } => "checkpoint",
         Event::Trained(_) => "trained",
         Event::Stopped { .. } => "stopped",

@@ -92,6 +92,11 @@ impl Learner {
         result
     }
 
+    /// See [`Executor::set_part`].
+    pub fn set_part(&mut self, part: u8) {
+        self.executor.set_part(part);
+    }
+
     pub fn graph(&self) -> &Graph {
         self.executor.graph()
     }

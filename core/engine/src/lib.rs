@@ -19,6 +19,7 @@ pub mod timeline;
 pub use augment::{Augment, Draw};
 pub use executor::{Executor, Pass};
 pub use input::{FormError, InputForm};
+pub use kernels::trace;
 pub use learner::{Learner, LearnerState, LearnerStateRef, StateError};
 pub use optimiser::{Optimiser, OptimiserConfig};
 pub use plan::Plan;

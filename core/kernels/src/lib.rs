@@ -33,6 +33,7 @@ mod sums;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+pub mod trace;
 mod transpose;
 #[cfg(test)]
 mod vectors;

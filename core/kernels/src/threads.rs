@@ -9,6 +9,7 @@ use rayon::slice::ParallelSliceMut;
 use crate::Scratch;
 use crate::denormals::{self, Flushed};
 use crate::parts::Parts;
+use crate::trace::{Span, Trace, Work};
 
 /// The threads an operator may use, and scratch buffers that are handed out and come back.
 ///
@@ -22,6 +23,7 @@ pub struct Threads {
     /// Free buffers of each thread; the calling thread, which waits while others work, uses those of the first.
     scratch: Vec<Mutex<Vec<Vec<f32>>>>,
     grown: AtomicUsize,
+    trace: Option<Trace>,
 }
 
 impl Threads {
@@ -34,12 +36,42 @@ impl Threads {
             pool.build().expect("the system can start threads")
         });
         let scratch = (0..count).map(|_| Mutex::default()).collect();
-        Threads { pool, count, scratch, grown: AtomicUsize::new(0) }
+        Threads { pool, count, scratch, grown: AtomicUsize::new(0), trace: None }
     }
 
     /// Number of threads.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// From now on spans of work are recorded, by `clock`, in seconds.
+    pub fn trace(&mut self, clock: fn() -> f64) {
+        self.trace = Some(Trace::new(clock));
+    }
+
+    /// Does `work` and records how long it took, if anything is recorded at all.
+    pub fn span<R>(&self, work: Work, job: impl FnOnce() -> R) -> R {
+        let begin = self.span_begin();
+        let result = job();
+        self.span_end(work, begin);
+        result
+    }
+
+    /// Where a span begins that [`Threads::span_end`] ends; `None` if nothing is recorded.
+    pub fn span_begin(&self) -> Option<f64> {
+        self.trace.as_ref().map(|trace| (trace.clock)())
+    }
+
+    /// Records a span.
+    pub fn span_end(&self, work: Work, begin: Option<f64>) {
+        if let (Some(trace), Some(begin)) = (&self.trace, begin) {
+            trace.end(work, begin);
+        }
+    }
+
+    /// What was recorded since this was last asked; `None` if nothing is recorded at all.
+    pub fn take_spans(&self) -> Option<Vec<Span>> {
+        self.trace.as_ref().map(Trace::take)
     }
 
     /// The pool, unless this is a job on it.

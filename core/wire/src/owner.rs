@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use engine::trace::Span;
 use model::Graph;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,9 @@ pub enum Request {
     /// \[parameters of the graph, then any number of records of C·H·W bytes, to measure energy on] → [`Event::Plan`]. Needs
     /// no directory. `records`: how many a run would hold, for training and for tests.
     Plan { version: u32, spec: Box<RunSpec>, records: [usize; 2] },
-    /// Trains until the end or until [`Request::Stop`] → many events, then [`Event::Trained`] or [`Event::Stopped`].
-    Train,
+    /// Trains until the end or until [`Request::Stop`] → many events, then [`Event::Trained`] or [`Event::Stopped`]; with
+    /// `profile`, [`Event::Profile`] among them.
+    Train { profile: bool },
     /// → [`Event::Evaluated`].
     Evaluate,
     /// \[`count` records of C·H·W bytes] → [`Event::Predictions`].
@@ -72,6 +74,7 @@ pub enum Event {
     },
     Step(Step),
     Epoch(Epoch),
+    Profile(Profile),
     /// A checkpoint is on disk.
     Checkpoint {
         steps_done: usize,
@@ -142,6 +145,15 @@ pub struct Step {
     pub rate: f32,
     /// Processor seconds of the trusted process so far, from the operating system.
     pub trusted_cpu_seconds: f64,
+}
+
+/// Where the trusted side's time goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Profile {
+    /// Name and graph of each part, before the first spans.
+    Graphs(Vec<(String, Graph)>),
+    /// All of one step, with its number of records; or of what was done since the last one.
+    Spans { step: Option<usize>, spans: Vec<Span> },
 }
 
 /// One finished epoch.

@@ -101,7 +101,7 @@ impl Session {
                 self.process.report(Event::Plan(plan), &[]);
                 Ok(())
             }
-            Request::Train => self.train(),
+            Request::Train { profile } => self.train(profile),
             Request::Evaluate => {
                 let (run, process) = self.run()?;
                 let summary = run.evaluate(process)?;
@@ -136,8 +136,11 @@ impl Session {
         }
     }
 
-    fn train(&mut self) -> Result<(), RunError> {
+    fn train(&mut self, profile: bool) -> Result<(), RunError> {
         let (run, process) = self.run()?;
+        if profile {
+            run.profile(process::clock_seconds);
+        }
         let event = match run.train(process)? {
             Outcome::Finished => Event::Trained(run.training_summary(process)?),
             Outcome::Stopped { steps_done } => Event::Stopped { steps_done },

@@ -17,6 +17,7 @@ mod memory;
 mod messages;
 mod pictures;
 mod plan;
+mod profile;
 mod records;
 mod remote;
 mod run;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use engine::{Augment, Draw, InputForm};
 use kernels::Threads;
+use kernels::trace::Work;
 use ledger::{Digest, Kind};
 use mechanism::{
     BitRelease, BitReleaseConfig, LedgerWriter, NoiseKey, NormQuantile, Permissions, PlainBits, Receipt,
@@ -117,7 +118,8 @@ impl Messenger {
                 for part in batches(chunk.range.clone(), context.batch) {
                     let ids = part.start as u64..part.end as u64;
                     let residuals = residuals(trusted, records, (chunk.view, part), context)?;
-                    made.extend(release.release(receipt, ids, residuals)?);
+                    let release = || release.release(receipt, ids, residuals);
+                    made.extend(context.threads.span(Work::Release, release)?);
                 }
                 host.save(&name, &release.to_stored(receipt, ids, &made))?;
                 Ok(boxed(made))
@@ -127,7 +129,8 @@ impl Messenger {
                 for part in batches(chunk.range.clone(), context.batch) {
                     let count = part.len();
                     let residuals = residuals(trusted, records, (chunk.view, part), context)?;
-                    let bits = plain.release(context.permissions, count, residuals)?;
+                    let release = || plain.release(context.permissions, count, residuals);
+                    let bits = context.threads.span(Work::Release, release)?;
                     made.extend(bits.into_iter().map(|bits| Box::new(bits) as Message));
                 }
                 Ok(made)

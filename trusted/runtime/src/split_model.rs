@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use engine::timeline::Buffer;
 use engine::{Arena, Executor, Layout, Learner, OptimiserConfig, Pass, Plan, Timeline};
+use kernels::trace::Work;
 use kernels::{Mode, Scratch, Threads};
 use split::{AsymmetricSplit, SplitConfig, SplitOutput};
 use tensor::View;
@@ -11,6 +12,10 @@ use tensor::View;
 use crate::RunError;
 use crate::flow::{SplitGraphs, request};
 use crate::trusted_model::InitialParameters;
+
+/// Places of the graphs among the parts ([`crate::trusted_model::TrustedModel::parts`]).
+const BACKBONE: u8 = 0;
+const MAIN: u8 = 1;
 
 /// The trusted graphs of Delta with their parameters and optimisers.
 pub(crate) struct SplitModel {
@@ -88,13 +93,14 @@ impl SplitModel {
     ) -> Result<Self, RunError> {
         let planned = SplitPlan::of(graphs, batch, false);
         let layout = planned.timeline.lay_out();
-        let learner = |graph: &model::Graph, plan| {
-            let executor = Executor::part_for_training(plan, &layout);
+        let learner = |graph: &model::Graph, plan, part| {
+            let mut executor = Executor::part_for_training(plan, &layout);
+            executor.set_part(part);
             Learner::of(executor, initial.of(graph), optimiser.clone()).map_err(request)
         };
         Ok(SplitModel {
-            backbone: learner(&graphs.backbone, &planned.backbone)?,
-            main: learner(&graphs.main, &planned.main)?,
+            backbone: learner(&graphs.backbone, &planned.backbone, BACKBONE)?,
+            main: learner(&graphs.main, &planned.main, MAIN)?,
             places: SplitPlaces::of(&planned, &layout),
             arena: Arena::default(),
             split: graphs.split.clone(),
@@ -186,9 +192,8 @@ impl SplitModel {
         let [x, main, principal, basis, residual] = together(&mut self.arena, places);
         let x = View { shape: sample.batched(records), data: x };
         let residual = with_residual.then_some(residual);
-        self.split
-            .forward(x, SplitOutput { principal, basis, main: Some(main), residual }, threads)
-            .map_err(request)
+        let output = SplitOutput { principal, basis, main: Some(main), residual };
+        threads.span(Work::Split, || self.split.forward(x, output, threads)).map_err(request)
     }
 
     /// Gradients for the last forward pass, which was `pass`, and one update.
@@ -209,9 +214,9 @@ impl SplitModel {
         if self.orthogonality > 0.0 {
             self.main.regularise_orthogonality(self.orthogonality, threads);
         }
-        self.main.update(rate);
+        threads.span(Work::Update { part: MAIN }, || self.main.update(rate));
         if trained {
-            self.backbone.update(rate);
+            threads.span(Work::Update { part: BACKBONE }, || self.backbone.update(rate));
         }
         Ok(())
     }
@@ -226,7 +231,8 @@ impl SplitModel {
         ];
         let [grad_main, basis, grad_sample] = together(&mut self.arena, places);
         let grad_main = View { shape: self.split.main_shape().batched(records), data: grad_main };
-        self.split.backward(basis, grad_main, grad_sample, threads).map_err(request)
+        let backward = || self.split.backward(basis, grad_main, grad_sample, threads);
+        threads.span(Work::SplitBackward, backward).map_err(request)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use engine::random::{Purpose, Stream};
 use engine::{Augment, Draw, Pass, batches};
+use kernels::trace::Work;
 use kernels::{Mode, softmax_cross_entropy};
 use wire::accelerator::RecordSet;
 use wire::owner::{Epoch, Event, Step};
@@ -64,6 +65,7 @@ impl Run {
             host.report(Event::Note { text: text.to_owned() }, &[]);
         }
         self.repeat_last_epoch(host, steps, &mut announced)?;
+        self.report_graphs(host);
         while self.steps_done < total {
             let epoch = self.steps_done / steps;
             self.announce(host, epoch, steps, &mut announced);
@@ -188,7 +190,14 @@ impl Run {
                 let submitted = self.submit_ahead(remotely, steps);
                 self.check_remote(host, submitted, remote)?;
             }
+            self.report_spans(host, None);
+            let begin = self.threads.span_begin();
             let result = self.train_step(host, &order, At { epoch: segment.epoch, step, steps }, remote);
+            self.threads.span_end(Work::Step, begin);
+            self.report_spans(
+                host,
+                Some(batches::range(order.len(), self.spec.train.batch_size, step).len()),
+            );
             let now = host.cpu_seconds();
             self.totals.trusted_cpu_seconds += now - cpu;
             cpu = now;
@@ -225,18 +234,22 @@ impl Run {
         // Before anything of the step is computed: if the accelerator fails, the step can be done again as if never begun.
         let mut residual = None;
         if let Some(remotely) = remote {
+            let begin = self.threads.span_begin();
             match self.ask_step(remotely, (epoch, step), chosen) {
                 Ok(logits) => residual = Some(logits),
                 Err(error) => self.check_remote(host, Err(error), remote)?,
             }
+            self.threads.span_end(Work::Wait, begin);
         }
         let mut batch = std::mem::take(&mut self.batch);
         batch.begin(self.data.get(RecordSet::Train).labels_of(chosen), classes);
         if let Some(model) = &mut self.trusted {
             let images = chosen.iter().zip(draws).map(|(&record, draw)| views.chosen(record as usize, draw));
-            self.data.get(RecordSet::Train).fill(&self.pixels, images, model.input_mut(chosen.len()));
+            let (records, input) = (self.data.get(RecordSet::Train), model.input_mut(chosen.len()));
+            self.threads.span(Work::Assemble, || records.fill(&self.pixels, images, input));
             batch.own.copy_from_slice(model.forward(pass, &self.threads)?);
         }
+        let begin = self.threads.span_begin();
         let loss = batch.loss(residual.as_deref(), classes);
         if !loss.is_finite() {
             return Err(RunError::Diverged { step: self.steps_done + 1 });
@@ -244,6 +257,7 @@ impl Run {
         if let (Some(_), Flow::Delta(delta)) = (&remote, &self.spec.flow) {
             batch.mix_own_loss(delta.own_loss, classes);
         }
+        self.threads.span_end(Work::MergeAndLoss, begin);
         if let Some(model) = &mut self.trusted {
             model.learn(&batch.grad, pass, rate, &self.threads)?;
         }

@@ -2,6 +2,7 @@
 
 use engine::{Executor, Learner, LearnerState, LearnerStateRef, OptimiserConfig, Pass, StateError};
 use kernels::Threads;
+use kernels::trace::Work;
 use ledger::Digest;
 use model::{Graph, Parameters};
 
@@ -82,7 +83,7 @@ impl TrustedModel {
         match self {
             TrustedModel::Whole(model) => {
                 model.backward(grad_logits, pass, false, threads);
-                model.update(rate);
+                threads.span(Work::Update { part: 0 }, || model.update(rate));
                 Ok(())
             }
             TrustedModel::Split(model) => model.learn(grad_logits, pass, rate, threads),

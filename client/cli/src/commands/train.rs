@@ -12,6 +12,7 @@ use super::{accelerator_address, opened};
 use crate::config::{Config, Loaded};
 use crate::metrics::Metrics;
 use crate::prepare::{self, DataSet, Model};
+use crate::profile::Profiler;
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
 use crate::session::{Session, unexpected};
@@ -34,13 +35,26 @@ pub(super) struct Arguments {
     /// Go on with a run [default: the latest runs/NAME-N]; it is started if it never began
     #[arg(long)]
     resume: bool,
+    /// Show where the trusted side's time goes, by node and pass, and write a trace for Perfetto [default: profile.json in the
+    /// run directory]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    profile: Option<Option<PathBuf>>,
 }
 
 pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let loaded = Loaded::read(&arguments.config)?;
     let run = run_directory(arguments)?;
     let held_run = run.holds_run();
-    let outcome = if arguments.resume && held_run { resume(&run, &loaded) } else { start(&run, loaded) };
+    let mut profiler = profiler(arguments, &run);
+    let profile = profiler.as_mut();
+    let outcome = if arguments.resume && held_run {
+        resume(&run, &loaded, profile)
+    } else {
+        start(&run, loaded, profile)
+    };
+    if let (Some(profiler), Ok(Outcome::Trained(_) | Outcome::Stopped { .. })) = (&profiler, &outcome) {
+        terminal::note(&profiler.finish()?);
+    }
     match outcome {
         Ok(Outcome::Trained(report)) => finish(&run, &report, json),
         Ok(Outcome::FinishedBefore) => finished_before(&run, json),
@@ -72,14 +86,19 @@ fn run_directory(arguments: &Arguments) -> Result<RunDir> {
     }
 }
 
-fn start(run: &RunDir, mut loaded: Loaded) -> Result<Outcome> {
+fn profiler(arguments: &Arguments, run: &RunDir) -> Option<Profiler> {
+    let file = arguments.profile.as_ref()?;
+    Some(Profiler::new(&file.clone().unwrap_or_else(|| run.path().join("profile.json"))))
+}
+
+fn start(run: &RunDir, mut loaded: Loaded, profiler: Option<&mut Profiler>) -> Result<Outcome> {
     let data = prepare::read_data(&loaded)?;
     let model = prepare::build_model(&loaded, data.train.shape, data.train.classes.len())?;
     prepare::complete(&mut loaded, &model.graph)?;
     let config = loaded.config;
     run.begin()?;
     match create(run, &config, model, &data.train.classes) {
-        Ok(session) => train(run, session, &config, &data, 0),
+        Ok(session) => train(run, session, &config, &data, 0, profiler),
         Err(error) => {
             run.abandon();
             Err(error)
@@ -104,7 +123,7 @@ pub(super) fn create(run: &RunDir, config: &Config, model: Model, classes: &[Str
     Ok(session)
 }
 
-fn resume(run: &RunDir, asked: &Loaded) -> Result<Outcome> {
+fn resume(run: &RunDir, asked: &Loaded, profiler: Option<&mut Profiler>) -> Result<Outcome> {
     let stored = run.config()?;
     let data = prepare::read_data(&stored)?;
     // The run goes on as it began; only where the accelerator is may have changed.
@@ -135,7 +154,7 @@ fn resume(run: &RunDir, asked: &Loaded) -> Result<Outcome> {
         );
     }
     terminal::note(&format!("going on after {steps_done} steps"));
-    train(run, session, &config, &data, steps_done)
+    train(run, session, &config, &data, steps_done, profiler)
 }
 
 fn train(
@@ -144,6 +163,7 @@ fn train(
     config: &Config,
     data: &DataSet,
     steps_done: usize,
+    profiler: Option<&mut Profiler>,
 ) -> Result<Outcome> {
     session.make_stoppable();
     session.send_records(RecordSet::Train, &data.train)?;
@@ -151,8 +171,8 @@ fn train(
     let mut metrics = Metrics::open(run.path(), steps_done).context("metrics of the run")?;
     let mut progress = Progress::new(config.train.epochs);
     let began = Instant::now();
-    session.send(&Request::Train, &[])?;
-    let followed = follow(&mut session, &mut metrics, &mut progress);
+    session.send(&Request::Train { profile: profiler.is_some() }, &[])?;
+    let followed = follow(&mut session, &mut metrics, &mut progress, profiler);
     progress.finish();
     let (images, end) = followed?;
     session.close();
@@ -174,7 +194,12 @@ enum End {
 }
 
 /// Follows training to its end; returns the records it processed.
-fn follow(session: &mut Session, metrics: &mut Metrics, progress: &mut Progress) -> Result<(u64, End)> {
+fn follow(
+    session: &mut Session,
+    metrics: &mut Metrics,
+    progress: &mut Progress,
+    mut profiler: Option<&mut Profiler>,
+) -> Result<(u64, End)> {
     let mut images = 0;
     let mut told = false;
     loop {
@@ -198,6 +223,11 @@ fn follow(session: &mut Session, metrics: &mut Metrics, progress: &mut Progress)
             Event::Epoch(epoch) => {
                 progress.epoch(&epoch);
                 metrics.epoch(&epoch, progress.stage_name(), progress.spent().epsilon())?;
+            }
+            Event::Profile(profile) => {
+                if let Some(profiler) = &mut profiler {
+                    profiler.add(profile);
+                }
             }
             Event::Checkpoint { .. } => {}
             Event::Trained(summary) => return Ok((images, End::Trained(Box::new(summary)))),

@@ -6,6 +6,7 @@ mod tests;
 
 use std::ops::Range;
 
+use kernels::trace::Work;
 use kernels::{Backward, Forward, Mode, Recompute, Saved, SavedMut, Scratch, Threads};
 use model::{Graph, Parameters, ValueId};
 use tensor::{Tensor, View, ViewMut};
@@ -24,6 +25,8 @@ pub struct Executor {
     grad_params: Vec<Tensor>,
     /// Which values have a gradient in the backward pass that runs.
     written: Vec<bool>,
+    /// Its number in profiles.
+    part: u8,
 }
 
 /// What a forward pass ran on, which its backward pass must know.
@@ -101,13 +104,24 @@ impl Executor {
 
     fn new(plan: &Plan, layout: &Layout) -> Self {
         let written = vec![false; plan.fused.values()];
-        Executor { plan: plan.placed(layout), arena: Arena::default(), grad_params: Vec::new(), written }
+        Executor {
+            plan: plan.placed(layout),
+            arena: Arena::default(),
+            grad_params: Vec::new(),
+            written,
+            part: 0,
+        }
     }
 
     fn with_gradients(mut self) -> Self {
         let specs = self.plan.fused.param_specs();
         self.grad_params = specs.into_iter().map(|(_, shape)| Tensor::zeros(shape)).collect();
         self
+    }
+
+    /// Gives it a number in profiles, where there are several; 0 otherwise.
+    pub fn set_part(&mut self, part: u8) {
+        self.part = part;
     }
 
     pub fn graph(&self) -> &Graph {
@@ -160,7 +174,8 @@ impl Executor {
     /// made unique per node here.
     pub fn forward(&mut self, parameters: &mut Parameters, pass: Pass, threads: &Threads) -> &[f32] {
         for n in 0..self.plan.fused.nodes().len() {
-            self.forward_node(n, parameters, pass, threads);
+            let work = Work::Forward { part: self.part, node: n as u32 };
+            threads.span(work, || self.forward_node(n, parameters, pass, threads));
         }
         self.output(pass.records)
     }
@@ -261,10 +276,12 @@ impl Executor {
         self.written[output.0] = true;
         for n in (0..output.0).rev() {
             if self.written[n + 1] {
+                let begin = threads.span_begin();
                 for i in 0..self.plan.again[n].len() {
                     self.compute_again(n, i, parameters, pass, threads);
                 }
                 self.backward_node(n, parameters, pass, want_input, threads);
+                threads.span_end(Work::Backward { part: self.part, node: n as u32 }, begin);
             }
         }
     }

@@ -117,7 +117,7 @@ impl Contender {
         // Without test records: they are for inference.
         session.send_records(RecordSet::Train, &data.train)?;
         session.pause();
-        session.send(&Request::Train, &[])?;
+        session.send(&Request::Train { profile: false }, &[])?;
         self.session = Some(session);
         Ok(())
     }
