@@ -11,7 +11,7 @@ use kernels::{Fused, Op};
 use model::{Graph, Node, ValueId};
 
 /// Batch norm (+ residual connection) (+ ReLU), residual connection + ReLU, and ReLU + max pooling.
-pub(crate) fn for_training(graph: &Graph) -> Graph {
+pub fn for_training(graph: &Graph) -> Graph {
     rewrite(graph, memory_chain)
 }
 

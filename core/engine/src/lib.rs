@@ -18,6 +18,7 @@ pub mod timeline;
 
 pub use augment::{Augment, Draw};
 pub use executor::{Executor, Pass};
+pub use fuse::for_training as fused_for_training;
 pub use input::{FormError, InputForm};
 pub use kernels::trace;
 pub use learner::{Learner, LearnerState, LearnerStateRef, StateError};

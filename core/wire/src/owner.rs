@@ -150,7 +150,7 @@ pub struct Step {
 /// Where the trusted side's time goes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Profile {
-    /// Name and graph of each part, before the first spans.
+    /// Name and graph of each part, before the first spans; nodes are counted in the graph as it runs in training.
     Graphs(Vec<(String, Graph)>),
     /// All of one step, with its number of records; or of what was done since the last one.
     Spans { step: Option<usize>, spans: Vec<Span> },

@@ -52,9 +52,17 @@ fn within(event: &Value, step: &Value) -> bool {
         && number(event, "ts") + number(event, "dur") <= end + 0.01
 }
 
+/// The nodes that spans of a pass are of; a fused one is called after its parts, `layer1.0.bn1+relu1`.
 fn names(events: &[Value], pass: &str) -> HashSet<String> {
     let of_pass = events.iter().filter(|event| event["cat"] == pass);
-    of_pass.map(|event| event["name"].as_str().expect("a name").to_owned()).collect()
+    let parts = |event: &Value| {
+        let name = event["name"].as_str().expect("a name").to_owned();
+        let (first, rest) = name.split_once('+').unwrap_or((&name, ""));
+        let folder = first.rsplit_once('.').map_or(String::new(), |(folder, _)| format!("{folder}."));
+        let rest = rest.split('+').filter(|part| !part.is_empty()).map(|part| format!("{folder}{part}"));
+        std::iter::once(first.to_owned()).chain(rest).collect::<Vec<_>>()
+    };
+    of_pass.flat_map(parts).collect()
 }
 
 /// The nodes of the trusted graphs, as `plan` lists them.

@@ -18,7 +18,7 @@ use self::trace_file::TraceFile;
 /// Collects what the trusted process reports.
 pub struct Profiler {
     file: PathBuf,
-    /// Name and graph of each part.
+    /// Name of each part, and its graph as it runs.
     parts: Vec<(String, Graph)>,
     in_steps: HashMap<Work, Total>,
     between: HashMap<Work, Total>,
@@ -48,7 +48,10 @@ impl Profiler {
     /// Takes in one report.
     pub fn add(&mut self, profile: Profile) {
         match profile {
-            Profile::Graphs(parts) => self.parts = parts,
+            Profile::Graphs(parts) => {
+                let runs = |(name, graph): (String, Graph)| (name, engine::fused_for_training(&graph));
+                self.parts = parts.into_iter().map(runs).collect();
+            }
             Profile::Spans { step, spans } => {
                 let totals = if step.is_some() { &mut self.in_steps } else { &mut self.between };
                 for span in &spans {
