@@ -53,6 +53,9 @@ fn main() {
     if "conv2d".contains(&filter) {
         convolutions();
     }
+    if "strided".contains(&filter) {
+        strided();
+    }
     if "small".contains(&filter) {
         small_model();
     }
@@ -159,6 +162,32 @@ fn microseconds(name: &str, times: usize, op: &dyn Operator, shape: &[usize]) ->
         flops / both / 1e3
     );
     times as f64 * both
+}
+
+/// Both ways of a convolution of stride 2, in microseconds.
+fn strided() {
+    println!(
+        "\n{:<28}{:>6}{:>10}{:>10}{:>10}{:>10}{:>10}",
+        "C, K, H, k, s, way", "", "forward", "dx", "dw", "all", "GFLOP/s"
+    );
+    let shapes = [
+        [16, 32, 32, 3],
+        [64, 32, 16, 3],
+        [256, 64, 8, 3],
+        [64, 128, 32, 3],
+        [128, 256, 16, 3],
+        [256, 512, 8, 3],
+        [64, 128, 32, 1],
+        [128, 256, 16, 1],
+        [256, 512, 8, 1],
+    ];
+    for [c, k, h, kernel] in shapes {
+        for way in [Way::Columns, Way::Direct] {
+            let (op, shape) = (Conv2d::new(c, k, kernel).padding(kernel / 2).stride(2), [BATCH, c, h, h]);
+            let Some(op) = By::new(op, way, shape.into()) else { continue };
+            microseconds(&format!("{c}, {k}, {h}, {kernel}, 2, {way:?}"), 1, &op, &shape);
+        }
+    }
 }
 
 /// Every way a 3×3 convolution can be computed, over channels and image sizes: what the rules of `conv2d::plan` rest on.

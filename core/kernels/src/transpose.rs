@@ -47,6 +47,13 @@ pub(crate) fn transpose_block<S: Simd>(
     }
 }
 
+/// Copies the first 16 elements: as a vector, where the lengths of slices would make it a call.
+#[inline(always)]
+pub(crate) fn copy_lanes(from: &[f32], to: &mut [f32]) {
+    let (from, to) = (from.first_chunk::<BLOCK>(), to.first_chunk_mut::<BLOCK>());
+    *to.expect("16 elements") = *from.expect("16 elements");
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use core::arch::x86_64::{__m256, __m512};

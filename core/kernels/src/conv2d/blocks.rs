@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::Simd;
 
-use crate::transpose::{BLOCK, transpose_block};
+use crate::transpose::{BLOCK, copy_lanes, transpose_block};
 
 /// Channels in a block.
 pub(super) const LANES: usize = BLOCK;
@@ -86,7 +86,7 @@ pub(super) fn read<S: Simd>(
     for start in elements.clone().step_by(LANES) {
         columns(simd, &planes[start..], plane, count, &mut found);
         for column in found.chunks_exact(LANES).take(elements.end - start) {
-            block[place.next()..][..LANES].copy_from_slice(column);
+            copy_lanes(column, &mut block[place.next()..]);
         }
     }
 }
@@ -105,7 +105,7 @@ pub(super) fn write<S: Simd>(
     for start in elements.clone().step_by(LANES) {
         let run = LANES.min(elements.end - start);
         for column in found.chunks_exact_mut(LANES).take(run) {
-            column.copy_from_slice(&block[place.next()..][..LANES]);
+            copy_lanes(&block[place.next()..], column);
         }
         transpose_block(simd, &found, LANES, &mut lanes, LANES);
         for (lane, values) in lanes.chunks_exact(LANES).enumerate().take(count) {

@@ -6,6 +6,10 @@ use super::{direct, winograd};
 /// Channels below which Winograd's vectors, of 16 channels, would be half empty.
 const FEW: usize = 16;
 
+/// Weights of a strided convolution up to which the direct way is faster (`cargo bench -p asymflow-kernels -- strided`):
+/// columns are then packed for too few products, and the weights, read once per group of images, stay in the cache.
+const WORTH_DIRECT: usize = 9 << 14;
+
 /// Transformed weights that no cache holds (32 MiB).
 const CACHED: f64 = (8 << 20) as f64;
 
@@ -33,13 +37,12 @@ impl Way {
         if geometry.is_depthwise() {
             return Way::Depthwise;
         }
-        if direct::serves(geometry)
-            && geometry.stride != [1, 1]
-            && geometry.inputs.min(geometry.outputs) >= FEW
-        {
-            return Way::Direct;
+        let wide = geometry.inputs.min(geometry.outputs) >= FEW;
+        if wide && direct::serves(geometry) && geometry.stride != [1, 1] {
+            let weights = geometry.outputs * geometry.depth();
+            return if weights <= WORTH_DIRECT { Way::Direct } else { Way::Columns };
         }
-        if !winograd::serves(geometry) || geometry.inputs.min(geometry.outputs) < FEW {
+        if !wide || !winograd::serves(geometry) {
             return Way::Columns;
         }
         let ways = [Way::Columns, Way::Winograd2, Way::Winograd4];

@@ -1,10 +1,9 @@
-use super::super::blocks::LANES;
 use super::super::forward::Start;
 use super::super::geometry::Geometry;
 use super::super::pieces::divide;
-use super::lattice::{Lattice, Read, Write};
+use super::lattice::Lattice;
 use super::weights::{Layout, Weights};
-use super::{products, runs};
+use super::{Products, together};
 use crate::gemm::Kernel;
 use crate::{GradInput, Scratch, Threads};
 
@@ -22,43 +21,41 @@ pub(in super::super) fn backward_input(
     let (depth, width) = (weights.layout.depth, weights.layout.width);
     let (input_plane, plane) = (geometry.input_plane(), geometry.output_plane());
     let (stride, start) = (inputs.stride, if dx.accumulate { Start::Keep } else { Start::Zero });
-    let pieces = divide(dx.data, [1, c, input_plane], threads.count(), 1, width);
+    let (image_len, made_len) = (gradients.positions() * depth, inputs.positions() * width);
+    let pieces = divide(dx.data, [1, c, input_plane], threads.count(), together(image_len), width);
     threads.for_each_part(pieces, |_, piece| {
-        let mut image = threads.scratch(gradients.positions() * depth);
-        let mut made = threads.scratch(inputs.positions() * width);
-        for channel in (0..k).step_by(LANES) {
-            pulp::Arch::new().dispatch(Read {
-                lattice: gradients,
-                planes: &dy[(piece.images.start * k + channel) * plane..],
-                count: LANES.min(k - channel),
-                to: &mut image[channel..],
-                step: depth,
-            });
+        let images = piece.images.len();
+        let mut copies = threads.scratch(images * image_len);
+        let mut made = threads.scratch(images * made_len);
+        for (image, copy) in piece.images.clone().zip(copies.chunks_mut(image_len)) {
+            gradients.read(&dy[image * k * plane..], k, copy, depth);
         }
         for first in piece.channels.clone().step_by(width) {
             let lanes = width.min(piece.channels.end - first);
-            let phases = made.chunks_mut(inputs.phase_len() * width).take(inputs.phases.iter().product());
-            for (phase, made) in phases.enumerate() {
-                let phase = [phase / inputs.phases[1], phase % inputs.phases[1]];
-                for run in runs(inputs.rows, inputs.pitch - gradients.margin[1], inputs.pitch) {
-                    let taps = (0..geometry.taps()).filter_map(|tap| {
-                        let at = [tap / across, tap % across];
-                        let back = [0, 1].map(|axis| gradients.margin[axis].wrapping_sub(at[axis] / stride));
-                        (at.map(|i| i % stride) == phase).then(|| [tap, back[0] * inputs.pitch + back[1]])
-                    });
-                    products(&weights, first / width, lanes, taps, run, &image, made);
-                }
-            }
-            for lane in (0..lanes).step_by(LANES) {
-                pulp::Arch::new().dispatch(Write {
-                    lattice: inputs,
-                    from: &made[lane..],
-                    step: width,
-                    count: LANES.min(lanes - lane),
-                    start,
-                    channel: first + lane,
-                    planes: &mut piece.data[(first + lane - piece.channels.start) * input_plane..],
+            let products = Products {
+                weights: &weights,
+                panel: first / width,
+                lanes,
+                from: &copies,
+                from_len: image_len,
+                rows: inputs.rows,
+                columns: inputs.pitch - gradients.margin[1],
+                pitch: inputs.pitch,
+            };
+            for phase in 0..inputs.phases.iter().product() {
+                let taps = (0..geometry.taps()).filter_map(|tap| {
+                    let at = [tap / across, tap % across];
+                    let of_phase =
+                        at.map(|i| i % stride) == [phase / inputs.phases[1], phase % inputs.phases[1]];
+                    let back = [0, 1].map(|axis| gradients.margin[axis] - at[axis] / stride);
+                    of_phase.then_some([tap, back[0] * inputs.pitch + back[1]])
                 });
+                products.run(taps, &mut made[phase * inputs.phase_len() * width..], made_len);
+            }
+            let own = first - piece.channels.start;
+            let planes = piece.data.chunks_mut(piece.channels.len() * input_plane);
+            for (made, planes) in made.chunks(made_len).zip(planes) {
+                inputs.write(made, width, lanes, start, first, &mut planes[own * input_plane..]);
             }
         }
     });
@@ -79,11 +76,12 @@ fn lattices(geometry: &Geometry) -> [Lattice; 2] {
     [gradients, inputs]
 }
 
-/// What [`backward_input`] takes.
-pub(super) fn scratch(geometry: &Geometry) -> Scratch {
+/// What [`backward_input`] takes for so many images or fewer.
+pub(super) fn scratch(geometry: &Geometry, images: usize) -> Scratch {
     let (widest, taps) = (Kernel::detected().width(), geometry.taps());
     let layout = Layout::new(taps, geometry.inputs, geometry.outputs, widest);
     let [gradients, inputs] = lattices(geometry);
-    let each = [gradients.positions() * layout.depth, inputs.positions() * layout.width];
-    Scratch::shared([layout.len()]).and(Scratch::each(each))
+    let (image, made) = (gradients.positions() * layout.depth, inputs.positions() * layout.width);
+    let images = together(image).min(images);
+    Scratch::shared([layout.len()]).and(Scratch::each([images * image, images * made]))
 }

@@ -2,15 +2,12 @@ use pulp::{Simd, WithSimd};
 
 use super::super::blocks::LANES;
 use super::super::geometry::Geometry;
-use super::lattice::{Lattice, Read};
+use super::lattice::Lattice;
 use super::weights::Layout;
-use super::{input_lattice, output_lattice, shift};
+use super::{input_lattice, output_lattice, shift, together};
 use crate::gemm::{self, Kernel, Matrix, Output};
-use crate::transpose::transpose_block;
+use crate::transpose::{copy_lanes, transpose_block};
 use crate::{Scratch, Threads};
-
-/// Elements of images copied at a time by each thread (1 MiB): they stay in the second-level cache.
-const COPIED: usize = 1 << 18;
 
 /// See [`super::super::backward_weight::backward_weight`]: a product per tap, summed over positions and images in order
 /// whatever the number of threads.
@@ -70,7 +67,7 @@ impl<'a> Sums<'a> {
 
     /// Images that are copied before they are multiplied.
     fn together(&self, images: usize, threads: usize) -> usize {
-        (COPIED / self.image_len()).max(1).saturating_mul(threads).clamp(1, images.max(1))
+        together(self.image_len()).saturating_mul(threads).clamp(1, images.max(1))
     }
 
     /// Gradients' channels, rounded up to whole blocks.
@@ -86,17 +83,8 @@ impl<'a> Sums<'a> {
     fn copy(&self, image: usize, x: &[f32], dy: &[f32], to: &mut [f32]) {
         let (inputs, gradients) = to.split_at_mut(self.inputs.positions() * self.layout.depth);
         let (c, k) = (self.geometry.inputs, self.geometry.outputs);
-        self.read(self.inputs, c, self.layout.depth, &x[image * c * self.geometry.input_plane()..], inputs);
-        let dy = &dy[image * k * self.geometry.output_plane()..];
-        self.read(self.outputs, k, self.gradients(), dy, gradients);
-    }
-
-    fn read(&self, lattice: Lattice, channels: usize, step: usize, planes: &[f32], to: &mut [f32]) {
-        let plane = lattice.image[0] * lattice.image[1];
-        for c in (0..channels).step_by(LANES) {
-            let (planes, count) = (&planes[c * plane..], LANES.min(channels - c));
-            pulp::Arch::new().dispatch(Read { lattice, planes, count, to: &mut to[c..], step });
-        }
+        self.inputs.read(&x[image * c * self.geometry.input_plane()..], c, inputs, self.layout.depth);
+        self.outputs.read(&dy[image * k * self.geometry.output_plane()..], k, gradients, self.gradients());
     }
 
     /// Adds one image's products of one tap of one panel, `[C, width]`.
@@ -136,7 +124,7 @@ impl WithSimd for WriteKernels<'_> {
                 for (e, to) in block.chunks_exact_mut(LANES).enumerate().take(run) {
                     let (channel, tap) = ((at + e) / layout.taps, (at + e) % layout.taps);
                     let from = (tap * layout.depth + channel) * layout.width + i * LANES;
-                    to.copy_from_slice(&sums[from..][..LANES]);
+                    copy_lanes(&sums[from..], to);
                 }
                 transpose_block(simd, &block, LANES, &mut lanes, LANES);
                 for (row, values) in dw.chunks_mut(len).zip(lanes.chunks_exact(LANES)) {

@@ -1,10 +1,8 @@
-use super::super::blocks::LANES;
 use super::super::forward::Start;
 use super::super::geometry::Geometry;
 use super::super::pieces::divide;
-use super::lattice::{Read, Write};
 use super::weights::{Layout, Weights};
-use super::{input_lattice, output_lattice, products, runs, shift};
+use super::{Products, input_lattice, output_lattice, shift, together};
 use crate::gemm::Kernel;
 use crate::{Scratch, Threads};
 
@@ -22,45 +20,44 @@ pub(in super::super) fn forward(
     let weights = Weights::new(threads, weight, [k, c, taps], false, Kernel::detected().width());
     let (depth, width) = (weights.layout.depth, weights.layout.width);
     let (input_plane, plane) = (geometry.input_plane(), geometry.output_plane());
-    let pieces = divide(y, [1, k, plane], threads.count(), 1, width);
+    let (image_len, made_len) = (inputs.positions() * depth, outputs.positions() * width);
+    let pieces = divide(y, [1, k, plane], threads.count(), together(image_len), width);
     threads.for_each_part(pieces, |_, piece| {
-        let mut image = threads.scratch(inputs.positions() * depth);
-        let mut made = threads.scratch(outputs.positions() * width);
-        for c in (0..geometry.inputs).step_by(LANES) {
-            pulp::Arch::new().dispatch(Read {
-                lattice: inputs,
-                planes: &x[(piece.images.start * geometry.inputs + c) * input_plane..],
-                count: LANES.min(geometry.inputs - c),
-                to: &mut image[c..],
-                step: depth,
-            });
+        let images = piece.images.len();
+        let mut copies = threads.scratch(images * image_len);
+        let mut made = threads.scratch(images * made_len);
+        for (image, copy) in piece.images.clone().zip(copies.chunks_mut(image_len)) {
+            inputs.read(&x[image * c * input_plane..], c, copy, depth);
         }
         for first in piece.channels.clone().step_by(width) {
             let lanes = width.min(piece.channels.end - first);
-            for run in runs(geometry.output[0], geometry.output[1], outputs.pitch) {
-                let taps = (0..taps).map(|tap| [tap, shift(geometry, &inputs, tap)]);
-                products(&weights, first / width, lanes, taps, run, &image, &mut made);
-            }
-            for lane in (0..lanes).step_by(LANES) {
-                pulp::Arch::new().dispatch(Write {
-                    lattice: outputs,
-                    from: &made[lane..],
-                    step: width,
-                    count: LANES.min(lanes - lane),
-                    start,
-                    channel: first + lane,
-                    planes: &mut piece.data[(first + lane - piece.channels.start) * plane..],
-                });
+            let products = Products {
+                weights: &weights,
+                panel: first / width,
+                lanes,
+                from: &copies,
+                from_len: image_len,
+                rows: geometry.output[0],
+                columns: geometry.output[1],
+                pitch: outputs.pitch,
+            };
+            let taps = (0..taps).map(|tap| [tap, shift(geometry, &inputs, tap)]);
+            products.run(taps, &mut made, made_len);
+            let own = first - piece.channels.start;
+            let planes = piece.data.chunks_mut(piece.channels.len() * plane);
+            for (made, planes) in made.chunks(made_len).zip(planes) {
+                outputs.write(made, width, lanes, start, first, &mut planes[own * plane..]);
             }
         }
     });
 }
 
-/// What [`forward`] takes.
-pub(super) fn scratch(geometry: &Geometry) -> Scratch {
+/// What [`forward`] takes for so many images or fewer.
+pub(super) fn scratch(geometry: &Geometry, images: usize) -> Scratch {
     let (widest, taps) = (Kernel::detected().width(), geometry.taps());
     let layout = Layout::new(taps, geometry.outputs, geometry.inputs, widest);
     let image = input_lattice(geometry).positions() * layout.depth;
     let made = output_lattice(geometry).positions() * layout.width;
-    Scratch::shared([layout.len()]).and(Scratch::each([image, made]))
+    let images = together(image).min(images);
+    Scratch::shared([layout.len()]).and(Scratch::each([images * image, images * made]))
 }

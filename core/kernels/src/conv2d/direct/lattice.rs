@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{LANES, columns};
 use super::super::forward::Start;
-use crate::transpose::transpose_block;
+use crate::transpose::{copy_lanes, transpose_block};
 
 /// Where the elements of an image lie in a buffer `[phases, rows, pitch, channels]`.
 #[derive(Clone, Copy)]
@@ -34,6 +34,33 @@ impl Lattice {
     /// Positions of one phase.
     pub(super) fn phase_len(&self) -> usize {
         self.rows * self.pitch
+    }
+
+    /// Copies the first `channels` planes into this order, `step` elements to a position.
+    pub(super) fn read(&self, planes: &[f32], channels: usize, to: &mut [f32], step: usize) {
+        let plane = self.image[0] * self.image[1];
+        for c in (0..channels).step_by(LANES) {
+            let (planes, count) = (&planes[c * plane..], LANES.min(channels - c));
+            pulp::Arch::new().dispatch(Read { lattice: *self, planes, count, to: &mut to[c..], step });
+        }
+    }
+
+    /// Copies the first `channels` of the `step` of each position into planes; `channel` is the first, for the start.
+    pub(super) fn write(
+        &self,
+        from: &[f32],
+        step: usize,
+        channels: usize,
+        start: Start<'_>,
+        channel: usize,
+        planes: &mut [f32],
+    ) {
+        let plane = self.image[0] * self.image[1];
+        for c in (0..channels).step_by(LANES) {
+            let (planes, count) = (&mut planes[c * plane..], LANES.min(channels - c));
+            let (lattice, from, channel) = (*self, &from[c..], channel + c);
+            pulp::Arch::new().dispatch(Write { lattice, from, step, count, start, channel, planes });
+        }
     }
 
     /// Phase and index of an element's row or column, if it is kept.
@@ -63,16 +90,16 @@ impl Lattice {
 }
 
 /// Copies one block of channels of an image into a lattice; what the image does not fill becomes 0.
-pub(super) struct Read<'a> {
-    pub lattice: Lattice,
+struct Read<'a> {
+    lattice: Lattice,
     /// From the block's first channel on.
-    pub planes: &'a [f32],
+    planes: &'a [f32],
     /// Channels of the block.
-    pub count: usize,
+    count: usize,
     /// From the block's first channel on.
-    pub to: &'a mut [f32],
+    to: &'a mut [f32],
     /// Elements from one position to the next.
-    pub step: usize,
+    step: usize,
 }
 
 impl WithSimd for Read<'_> {
@@ -82,7 +109,7 @@ impl WithSimd for Read<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Read { lattice, planes, count, to, step } = self;
         for position in to.chunks_mut(step).take(lattice.positions()) {
-            position[..LANES].fill(0.0);
+            copy_lanes(&[0.0; LANES], position);
         }
         let [height, width] = lattice.image;
         let mut block = [0.0; LANES * LANES];
@@ -92,7 +119,7 @@ impl WithSimd for Read<'_> {
                 columns(simd, &planes[y * width + x..], height * width, count, &mut block);
                 for (i, from) in block.chunks_exact(LANES).enumerate().take(width - x) {
                     if let Some(position) = lattice.column(row, x + i) {
-                        to[position * step..][..LANES].copy_from_slice(from);
+                        copy_lanes(from, &mut to[position * step..]);
                     }
                 }
             }
@@ -101,19 +128,19 @@ impl WithSimd for Read<'_> {
 }
 
 /// Copies one block of channels of a lattice into an image; what the lattice does not have is 0.
-pub(super) struct Write<'a> {
-    pub lattice: Lattice,
+struct Write<'a> {
+    lattice: Lattice,
     /// From the block's first channel on.
-    pub from: &'a [f32],
+    from: &'a [f32],
     /// Elements from one position to the next.
-    pub step: usize,
+    step: usize,
     /// Channels of the block.
-    pub count: usize,
-    pub start: Start<'a>,
+    count: usize,
+    start: Start<'a>,
     /// First channel, for the start.
-    pub channel: usize,
+    channel: usize,
     /// From the block's first channel on.
-    pub planes: &'a mut [f32],
+    planes: &'a mut [f32],
 }
 
 impl WithSimd for Write<'_> {
@@ -130,7 +157,7 @@ impl WithSimd for Write<'_> {
                 let len = LANES.min(width - x);
                 for (i, to) in block.chunks_exact_mut(LANES).enumerate().take(len) {
                     match row.and_then(|row| lattice.column(row, x + i)) {
-                        Some(position) => to.copy_from_slice(&from[position * step..][..LANES]),
+                        Some(position) => copy_lanes(&from[position * step..], to),
                         None => to.fill(0.0),
                     }
                 }

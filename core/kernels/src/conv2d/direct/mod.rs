@@ -34,8 +34,8 @@ pub(super) fn serves(geometry: &Geometry) -> bool {
 
 /// What the three passes take for so many images or fewer.
 pub(super) fn scratch(geometry: &Geometry, images: usize, threads: usize) -> Scratch {
-    forward::scratch(geometry)
-        .or(backward_input::scratch(geometry))
+    forward::scratch(geometry, images)
+        .or(backward_input::scratch(geometry, images))
         .or(backward_weight::scratch(geometry, images, threads))
 }
 
@@ -81,31 +81,55 @@ fn runs(rows: usize, columns: usize, pitch: usize) -> impl Iterator<Item = Range
     (0..count).map(move |row| row * pitch..row * pitch + len)
 }
 
-/// `out[position, lane] = Σ from[position + shift, c] · w[tap, c, lane]` over `taps`, which name a tap and its shift.
-///
-/// - Shapes: `from` `[positions, depth]`, `out` `[positions, width]`
-fn products(
-    weights: &Weights<'_>,
+/// Elements of images copied at a time by each thread (1 MiB): they stay in the second-level cache.
+const COPIED: usize = 1 << 18;
+
+/// Images that are copied before they are multiplied, so that a tap's weights are read once for all of them.
+fn together(image_len: usize) -> usize {
+    (COPIED / image_len.max(1)).max(1)
+}
+
+/// Products of some images with one panel of weights.
+struct Products<'a> {
+    weights: &'a Weights<'a>,
     panel: usize,
     lanes: usize,
-    taps: impl Iterator<Item = [usize; 2]>,
-    positions: Range<usize>,
-    from: &[f32],
-    out: &mut [f32],
-) {
-    let (depth, width) = (weights.layout.depth, weights.layout.width);
-    let data = &mut out[positions.start * width..][..positions.len() * width];
-    let mut out = Output { data, row_stride: 1, col_stride: width, place: |row| row, keep: 0.0 };
-    for [tap, shift] in taps {
-        let right = &from[(positions.start + shift) * depth..];
-        let right = Matrix::strided(right, [depth, positions.len()], [1, depth]);
-        let left = weights.tap(panel, tap);
-        for k in (0..depth).step_by(DEPTH) {
-            let slab = k..depth.min(k + DEPTH);
-            let left = &left[slab.start * width..slab.end * width];
-            let right = right.row_range(slab);
-            gemm::multiply_packed(Kernel::detected(), left, width, 0..lanes, right, 1.0, &mut out);
-            out.keep = 1.0;
+    /// Copies of the images, `[positions, depth]` each; elements of one.
+    from: &'a [f32],
+    from_len: usize,
+    /// Rows and columns of the positions that are made, and how far rows are apart.
+    rows: usize,
+    columns: usize,
+    pitch: usize,
+}
+
+impl Products<'_> {
+    /// `out[position, lane] = Σ from[position + shift, c] · w[tap, c, lane]` over `taps`, which name a tap and its shift.
+    ///
+    /// - Shapes: `out` `[positions, width]` from the first image's on, `out_len` elements apart
+    fn run(&self, taps: impl Iterator<Item = [usize; 2]>, out: &mut [f32], out_len: usize) {
+        let (depth, width) = (self.weights.layout.depth, self.weights.layout.width);
+        let mut keep = 0.0;
+        for [tap, shift] in taps {
+            let left = self.weights.tap(self.panel, tap);
+            for k in (0..depth).step_by(DEPTH) {
+                let slab = k..depth.min(k + DEPTH);
+                let left = &left[slab.start * width..slab.end * width];
+                for (image, out) in out.chunks_mut(out_len).enumerate().take(self.from.len() / self.from_len)
+                {
+                    for run in runs(self.rows, self.columns, self.pitch) {
+                        let at = image * self.from_len + (run.start + shift) * depth;
+                        let right = Matrix::strided(&self.from[at..], [depth, run.len()], [1, depth]);
+                        let right = right.row_range(slab.clone());
+                        let data = &mut out[run.start * width..run.end * width];
+                        let mut out =
+                            Output { data, row_stride: 1, col_stride: width, place: |row| row, keep };
+                        let kernel = Kernel::detected();
+                        gemm::multiply_packed(kernel, left, width, 0..self.lanes, right, 1.0, &mut out);
+                    }
+                }
+                keep = 1.0;
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use pulp::{Simd, WithSimd};
 use super::super::blocks::{self, LANES};
 use crate::Threads;
 use crate::threads::ScratchGuard;
+use crate::transpose::copy_lanes;
 
 /// Sizes of matrices `[panels, taps, depth, width]`; the lanes of a panel are the channels that a product makes.
 #[derive(Clone, Copy)]
@@ -104,7 +105,7 @@ impl WithSimd for Pack<'_> {
                     for (i, column) in block.chunks_exact(LANES).enumerate().take(len - at) {
                         let (channel, tap) = (run + (at + i) / taps, (at + i) % taps);
                         let to = (tap * layout.depth + channel) * layout.width + lane;
-                        data[to..to + LANES].copy_from_slice(column);
+                        copy_lanes(column, &mut data[to..]);
                     }
                 }
             }

@@ -7,6 +7,7 @@ use super::stride;
 use super::transform::{Transform, both_axes};
 use crate::Threads;
 use crate::threads::ScratchGuard;
+use crate::transpose::copy_lanes;
 
 /// The weight of a convolution, `[K, C, 3, 3]`, as it is or as its input's gradient needs it.
 #[derive(Clone, Copy)]
@@ -73,7 +74,7 @@ impl Kernels<'_> {
             for (i, taps) in taps.chunks_exact_mut(9 * LANES).enumerate().take(inputs) {
                 blocks::columns(simd, &self.data[(c + i) * row + 9 * k..], 9, count, &mut columns);
                 for (tap, column) in taps.chunks_exact_mut(LANES).rev().zip(columns.chunks_exact(LANES)) {
-                    tap.copy_from_slice(column);
+                    copy_lanes(column, tap);
                 }
             }
         } else {
