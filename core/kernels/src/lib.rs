@@ -49,3 +49,5 @@ pub use threads::Threads;
 
 #[doc(hidden)]
 pub use pulp; // for `vectorised!` in other crates
+#[doc(hidden)]
+pub use simd::dispatch;

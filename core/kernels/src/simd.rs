@@ -40,9 +40,59 @@ macro_rules! vectorised {
                 }
             }
 
-            $crate::pulp::Arch::new().dispatch(Arguments { $($argument),* })
+            $crate::dispatch(Arguments { $($argument),* })
         }
     };
 }
 
 pub(crate) use vectorised;
+
+/// Runs a job with the widest vectors this processor has.
+#[doc(hidden)]
+#[inline]
+pub fn dispatch<J: pulp::WithSimd>(job: J) -> J::Output {
+    #[cfg(all(test, target_arch = "x86_64"))]
+    match (limit(), pulp::x86::V3::try_new()) {
+        (Some("fma"), Some(simd)) => return pulp::Simd::vectorize(simd, job),
+        (Some(_), _) => return pulp::Simd::vectorize(pulp::Scalar, job),
+        (None, _) => {}
+    }
+    pulp::Arch::new().dispatch(job)
+}
+
+/// The instruction set that the tests of this process are limited to, by its name in [`crate::gemm`]; none in a program.
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // The environment says what a test runs.
+pub(crate) fn limit() -> Option<&'static str> {
+    static LIMIT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    LIMIT.get_or_init(|| std::env::var("LIMIT_ISA").ok()).as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use crate::gemm::Kernel;
+
+    /// All tests of this crate again, with each narrower instruction set; `EXPECT_ISA` names one that must have run.
+    #[test]
+    #[allow(clippy::disallowed_methods)] // Starts this program again.
+    fn every_path_passes_its_tests_with_every_instruction_set() {
+        let widest = Kernel::detected().name();
+        let mut ran = vec![widest];
+        for name in Kernel::available().map(|kernel| kernel.name()).filter(|&name| name != widest) {
+            let program = std::env::current_exe().expect("a test is a program");
+            let again = Command::new(program)
+                .args(["--skip", "with_every_instruction_set"])
+                .env("LIMIT_ISA", name)
+                .output()
+                .expect("it starts again");
+            assert!(again.status.success(), "{name}:\n{}", String::from_utf8_lossy(&again.stdout));
+            ran.push(name);
+        }
+        println!("ran: {ran:?}");
+        if let Ok(expected) = std::env::var("EXPECT_ISA") {
+            assert!(ran.contains(&expected.as_str()), "{expected} did not run, only {ran:?}");
+        }
+    }
+}

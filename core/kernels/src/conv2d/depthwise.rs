@@ -1,13 +1,11 @@
 //! One input channel per group: direct loops over rows of padded planes, by vectors ([`super::depthwise_rows`]) where
 //! there is no dilation.
 
-use pulp::Arch;
-
 use super::depthwise_rows::{self as rows, Correlate, Scatter, WeightGradient};
 use super::forward::Start;
 use super::geometry::Geometry;
 use crate::pool::phases::Phases;
-use crate::simd::vectorised;
+use crate::simd::{self, vectorised};
 use crate::{GradInput, Scratch, Threads};
 
 /// See [`super::forward::forward`]; here `weight` is `[groups·multiplier, 1, KH, KW]`.
@@ -37,13 +35,9 @@ pub(super) fn forward(
             }
             let kernel = &weight[channel * taps..][..taps];
             match windows {
-                Some(windows) => Arch::new().dispatch(Correlate {
-                    windows,
-                    phases: &padded.data,
-                    kernel,
-                    turned: false,
-                    y,
-                }),
+                Some(windows) => {
+                    simd::dispatch(Correlate { windows, phases: &padded.data, kernel, turned: false, y })
+                }
                 None => forward_plane(geometry, &padded.data, kernel, y),
             }
         }
@@ -104,7 +98,7 @@ fn backward_input_rows(
             }
             for (dy, kernel) in planes {
                 let padded = Padded::split(threads, windows, dy);
-                Arch::new().dispatch(Correlate {
+                simd::dispatch(Correlate {
                     windows,
                     phases: &padded.data,
                     kernel,
@@ -116,7 +110,7 @@ fn backward_input_rows(
             let mut phases = threads.scratch(straight.len());
             phases.fill(0.0);
             for (dy, kernel) in planes {
-                Arch::new().dispatch(Scatter { windows: straight, dy, kernel, phases: &mut phases });
+                simd::dispatch(Scatter { windows: straight, dy, kernel, phases: &mut phases });
             }
             rows::join(straight, &phases, dx, accumulate);
         }
@@ -138,7 +132,7 @@ pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32],
                 let mut scratch = threads.scratch(rows::padded_len(windows));
                 for (dw, dy) in dw.chunks_mut(taps).zip(planes) {
                     let (phases, scratch) = (&padded.data[..], &mut scratch[..]);
-                    Arch::new().dispatch(WeightGradient { windows, phases, dy, dw, scratch });
+                    simd::dispatch(WeightGradient { windows, phases, dy, dw, scratch });
                 }
                 continue;
             }

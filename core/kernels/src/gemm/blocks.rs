@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Matrix;
 use super::kernel::{Kernel, Tile};
+use crate::simd;
 use crate::transpose::{BLOCK, transpose_block};
 
 /// Depth of one pass: a block of [`Kernel::cols`] columns of this depth stays in the first-level cache.
@@ -162,7 +163,7 @@ impl Panels for Matrix<'_> {
 
 /// `out[k·width + r] = from[r·strides[0] + k·strides[1]]`.
 fn transpose(from: &[f32], strides: [usize; 2], sizes: [usize; 2], width: usize, out: &mut [f32]) {
-    pulp::Arch::new().dispatch(Transpose { from, strides, sizes, width, out });
+    simd::dispatch(Transpose { from, strides, sizes, width, out });
 }
 
 struct Transpose<'a> {

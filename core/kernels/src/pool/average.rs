@@ -5,8 +5,9 @@ use tensor::{Shape, ShapeError};
 
 use super::phases::{Phases, load, load_mut, load_some, store_some};
 use super::{Attributes, Plane, infer_windows};
+use crate::simd;
 use crate::{Backward, Forward, Operator, Reads, Scratch, check};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 /// Mean over each window.
 ///
@@ -56,7 +57,7 @@ impl Operator for AvgPool2d {
             self.shares(plane, shares);
             let inputs = x[part * plane.together() * plane.input_len()..].chunks(plane.input_len());
             for (out, x) in out.chunks_mut(plane.output_len()).zip(inputs) {
-                Arch::new().dispatch(Means { phases, x, shares, scratch: &mut *scratch, out });
+                simd::dispatch(Means { phases, x, shares, scratch: &mut *scratch, out });
             }
         });
     }
@@ -76,7 +77,7 @@ impl Operator for AvgPool2d {
             let outputs = dy[part * plane.together() * plane.output_len()..].chunks(plane.output_len());
             for (dx, dy) in dx.chunks_mut(plane.input_len()).zip(outputs) {
                 let scratch = &mut *scratch;
-                Arch::new().dispatch(Spread { phases, dy, shares, scratch, dx, accumulate });
+                simd::dispatch(Spread { phases, dy, shares, scratch, dx, accumulate });
             }
         });
     }

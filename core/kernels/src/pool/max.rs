@@ -4,8 +4,9 @@ use tensor::{Shape, ShapeError};
 use super::phases::{Phases, load, load_mut, load_some, store_some};
 use super::{Attributes, Plane, infer_windows};
 use crate::parts::Chunks;
+use crate::simd;
 use crate::{Backward, Forward, Operator, Reads, SavedLen, Scratch, check};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 /// Maximum over each window; of equal maxima, the first in row-major order gets the gradient.
 ///
@@ -75,7 +76,7 @@ pub(crate) fn forward(op: &MaxPool2d, relu: bool, pass: Forward<'_>) {
         let outputs = output.chunks_mut(len).zip(indices.chunks_mut(len));
         for ((output, indices), x) in outputs.zip(inputs) {
             let scratch = &mut scratch;
-            Arch::new().dispatch(Maxima { phases, relu, x, scratch, out: output, indices });
+            simd::dispatch(Maxima { phases, relu, x, scratch, out: output, indices });
         }
     });
 }
@@ -93,7 +94,7 @@ pub(crate) fn backward(op: &MaxPool2d, relu: bool, pass: Backward<'_>) {
             let at = (part * plane.together() + i) * len..(part * plane.together() + i + 1) * len;
             let (relu, dy) = (relu.then(|| &y[at.clone()]), &dy[at.clone()]);
             let (indices, scratch) = (&indices[at], &mut *scratch);
-            Arch::new().dispatch(Give { phases, relu, dy, indices, scratch, dx, accumulate });
+            simd::dispatch(Give { phases, relu, dy, indices, scratch, dx, accumulate });
         }
     });
 }

@@ -6,6 +6,7 @@ use super::lattice::Lattice;
 use super::weights::Layout;
 use super::{input_lattice, output_lattice, shift, together};
 use crate::gemm::{self, Kernel, Matrix, Output};
+use crate::simd;
 use crate::transpose::{copy_lanes, transpose_block};
 use crate::{Scratch, Threads};
 
@@ -39,7 +40,7 @@ pub(in super::super) fn backward_weight(
     let panel = sums.layout.taps * sums.layout.tap();
     threads.for_each_chunk(dw, sums.layout.width * geometry.depth(), |i, dw| {
         let (layout, channels) = (sums.layout, geometry.inputs);
-        pulp::Arch::new().dispatch(WriteKernels { sums: &products[i * panel..], layout, channels, dw });
+        simd::dispatch(WriteKernels { sums: &products[i * panel..], layout, channels, dw });
     });
 }
 

@@ -7,6 +7,7 @@ use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{LANES, columns};
 use super::super::forward::Start;
+use crate::simd;
 use crate::transpose::{copy_lanes, transpose_block};
 
 /// Where the elements of an image lie in a buffer `[phases, rows, pitch, channels]`.
@@ -41,7 +42,7 @@ impl Lattice {
         let plane = self.image[0] * self.image[1];
         for c in (0..channels).step_by(LANES) {
             let (planes, count) = (&planes[c * plane..], LANES.min(channels - c));
-            pulp::Arch::new().dispatch(Read { lattice: *self, planes, count, to: &mut to[c..], step });
+            simd::dispatch(Read { lattice: *self, planes, count, to: &mut to[c..], step });
         }
     }
 
@@ -59,7 +60,7 @@ impl Lattice {
         for c in (0..channels).step_by(LANES) {
             let (planes, count) = (&mut planes[c * plane..], LANES.min(channels - c));
             let (lattice, from, channel) = (*self, &from[c..], channel + c);
-            pulp::Arch::new().dispatch(Write { lattice, from, step, count, start, channel, planes });
+            simd::dispatch(Write { lattice, from, step, count, start, channel, planes });
         }
     }
 

@@ -4,6 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{self, LANES};
 use crate::Threads;
+use crate::simd;
 use crate::threads::ScratchGuard;
 use crate::transpose::copy_lanes;
 
@@ -57,7 +58,7 @@ impl<'a> Weights<'a> {
         let mut data = threads.scratch(layout.len());
         threads.for_each_chunk(&mut data, taps * layout.tap(), |panel, data| {
             let first = panel * layout.width;
-            pulp::Arch::new().dispatch(Pack { weight, sizes, exchanged, layout, first, made, read, data });
+            simd::dispatch(Pack { weight, sizes, exchanged, layout, first, made, read, data });
         });
         Weights { data, layout }
     }

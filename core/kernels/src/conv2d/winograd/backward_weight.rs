@@ -8,6 +8,7 @@ use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
 use super::weights::Layout;
 use crate::gemm::{self, Kernel, Matrix, Output};
+use crate::simd;
 use crate::{Scratch, Threads};
 
 /// Gradient of 3×3 kernels: at every point a product of transformed gradients and inputs, summed over tiles.
@@ -94,7 +95,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
             let tile = n * chunk.tiles_per_image();
             for c in (0..self.geometry.inputs).step_by(LANES) {
                 let (channels, plane) = (self.geometry.inputs, self.geometry.input_plane());
-                pulp::Arch::new().dispatch(ReadTiles::<F, M, T> {
+                simd::dispatch(ReadTiles::<F, M, T> {
                     transform: self.transform,
                     source: Source::Input,
                     planes: &x[(image * channels + c) * plane..],
@@ -110,7 +111,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
             }
             for k in (0..self.geometry.outputs).step_by(LANES) {
                 let (channels, plane) = (self.geometry.outputs, self.geometry.output_plane());
-                pulp::Arch::new().dispatch(ReadTiles::<F, M, T> {
+                simd::dispatch(ReadTiles::<F, M, T> {
                     transform: self.transform,
                     source: Source::OutputGradient,
                     planes: &dy[(image * channels + k) * plane..],
@@ -148,7 +149,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
         let len = self.geometry.depth();
         let mut block = threads.scratch(len * LANES);
         for (i, dw) in dw.chunks_mut(LANES * len).enumerate() {
-            pulp::Arch::new().dispatch(WriteKernels::<F, M, T> {
+            simd::dispatch(WriteKernels::<F, M, T> {
                 transform: self.transform,
                 sums: &sums[i * LANES..],
                 width: self.layout.width,

@@ -10,6 +10,7 @@ use super::transform::{Transform, both_axes};
 use super::weights::{Kernels, Layout, Weights};
 use super::{DEPTH, stride};
 use crate::gemm::{self, Kernel, Matrix, Output};
+use crate::simd;
 use crate::{Scratch, Threads};
 
 /// The convolution of `x` with 3×3 kernels, in tiles of `M×M` outputs.
@@ -76,7 +77,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T
             (self.geometry.inputs, self.geometry.input_plane(), self.weights.layout.depth);
         for (n, image) in chunk.images.clone().enumerate() {
             for c in (0..channels).step_by(LANES) {
-                pulp::Arch::new().dispatch(ReadTiles::<F, M, T> {
+                simd::dispatch(ReadTiles::<F, M, T> {
                     transform: self.transform,
                     source: Source::Input,
                     planes: &x[(image * channels + c) * plane..],
@@ -126,7 +127,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T
             for lane in (0..lanes).step_by(LANES) {
                 let channel = first + lane - piece.channels.start;
                 let at = ((image - piece.images.start) * piece.channels.len() + channel) * plane;
-                pulp::Arch::new().dispatch(WriteTiles::<F, M, T> {
+                simd::dispatch(WriteTiles::<F, M, T> {
                     transform: self.transform,
                     products: &products[n * chunk.tiles_per_image() * width + lane..],
                     tile_stride: width,

@@ -6,6 +6,7 @@ use super::super::blocks::{self, LANES};
 use super::stride;
 use super::transform::{Transform, both_axes};
 use crate::Threads;
+use crate::simd;
 use crate::threads::ScratchGuard;
 use crate::transpose::copy_lanes;
 
@@ -98,13 +99,7 @@ impl<'a> Weights<'a> {
         let layout = Layout::new(kernels.sizes(), widest);
         let mut data = threads.scratch(layout.len(T * T));
         threads.for_each_chunk(&mut data, T * T * layout.point(), |panel, data| {
-            pulp::Arch::new().dispatch(Panel {
-                kernels,
-                transform,
-                first: panel * layout.width,
-                layout,
-                data,
-            });
+            simd::dispatch(Panel { kernels, transform, first: panel * layout.width, layout, data });
         });
         Weights { data, points: T * T, layout }
     }
