@@ -202,15 +202,28 @@ vectorised! {
             16 => pack_runs::<16>(runs, taps, data),
             8 => pack_runs::<8>(runs, taps, data),
             4 => pack_runs::<4>(runs, taps, data),
-            _ => {
-                for (tap, mut line) in taps {
-                    for run in runs.get() {
-                        let (to, rest) = line.split_at_mut(run.len);
-                        to.copy_from_slice(&data[run.start + tap..][..run.len]);
-                        line = rest;
-                    }
+            _ => pack_any(runs, taps, data),
+        }
+    }
+}
+
+/// Runs of any lengths, in whole vectors: what one writes beyond its end, the next overwrites. Nothing is written beyond
+/// the last.
+#[inline(always)]
+fn pack_any<'o>(runs: &Runs, taps: impl Iterator<Item = (usize, &'o mut [f32])>, data: &[f32]) {
+    const LANES: usize = 16;
+    let total: usize = runs.get().iter().map(|run| run.len).sum();
+    for (tap, line) in taps {
+        let mut rest = &mut line[..total];
+        for run in runs.get() {
+            let from = &data[run.start + tap..];
+            for done in (0..run.len).step_by(LANES) {
+                match (from[done..].first_chunk::<LANES>(), rest[done..].first_chunk_mut::<LANES>()) {
+                    (Some(from), Some(to)) => *to = *from,
+                    _ => rest[done..run.len].copy_from_slice(&from[done..run.len]),
                 }
             }
+            rest = rest.split_at_mut(run.len).1;
         }
     }
 }
