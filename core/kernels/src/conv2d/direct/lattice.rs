@@ -83,10 +83,17 @@ impl Lattice {
         self.along(0, y).map(|[phase, row]| phase * self.phases[1] * self.phase_len() + row * self.pitch)
     }
 
-    /// Position of a column of the row that starts at `row`.
+    /// Calls `job(i, position)` for the `len` columns from `x` on of the row that starts at `row`, but for those that are
+    /// not kept.
     #[inline(always)]
-    fn column(&self, row: usize, x: usize) -> Option<usize> {
-        self.along(1, x).map(|[phase, column]| row + phase * self.phase_len() + column)
+    fn columns(&self, row: usize, x: usize, len: usize, mut job: impl FnMut(usize, usize)) {
+        for first in 0..self.stride.min(len) {
+            let Some([phase, index]) = self.along(1, x + first) else { continue };
+            let (position, count) = (row + phase * self.phase_len() + index, self.pitch - index);
+            for (i, position) in (first..len).step_by(self.stride).zip(position..position + count) {
+                job(i, position);
+            }
+        }
     }
 }
 
@@ -118,11 +125,13 @@ impl WithSimd for Read<'_> {
             let Some(row) = lattice.row(y) else { continue };
             for x in (0..width).step_by(LANES) {
                 columns(simd, &planes[y * width + x..], height * width, count, &mut block);
-                for (i, from) in block.chunks_exact(LANES).enumerate().take(width - x) {
-                    if let Some(position) = lattice.column(row, x + i) {
-                        copy_lanes(from, &mut to[position * step..]);
-                    }
-                }
+                lattice.columns(
+                    row,
+                    x,
+                    LANES.min(width - x),
+                    #[inline(always)]
+                    |i, position| copy_lanes(&block[i * LANES..], &mut to[position * step..]),
+                );
             }
         }
     }
@@ -156,11 +165,17 @@ impl WithSimd for Write<'_> {
             let row = lattice.row(y);
             for x in (0..width).step_by(LANES) {
                 let len = LANES.min(width - x);
-                for (i, to) in block.chunks_exact_mut(LANES).enumerate().take(len) {
-                    match row.and_then(|row| lattice.column(row, x + i)) {
-                        Some(position) => copy_lanes(&from[position * step..], to),
-                        None => to.fill(0.0),
-                    }
+                if row.is_none() || lattice.phases[1] < lattice.stride {
+                    block.fill(0.0);
+                }
+                if let Some(row) = row {
+                    lattice.columns(
+                        row,
+                        x,
+                        len,
+                        #[inline(always)]
+                        |i, position| copy_lanes(&from[position * step..], &mut block[i * LANES..]),
+                    );
                 }
                 transpose_block(simd, &block, LANES, &mut lanes, LANES);
                 for (lane, values) in lanes.chunks_exact(LANES).enumerate().take(count) {
