@@ -2,7 +2,7 @@ use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{self, LANES, Window};
 use super::super::geometry::Geometry;
-use super::read::{ReadTiles, Source};
+use super::read::{ReadChunk, Source};
 use super::stride;
 use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
@@ -89,43 +89,20 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
     /// Transforms the tiles of one chunk.
     fn read(&self, threads: &Threads, x: &[f32], dy: &[f32], chunk: &Chunk, to: &mut [f32]) {
         let mut block = threads.scratch(self.tiling.block_len());
-        let (tiles, Layout { panels, width, depth }) = (chunk.tiles(), self.layout);
-        let (inputs, gradients) = to.split_at_mut(chunk_lens::<T>(&self.layout, tiles)[0]);
-        for (n, image) in chunk.images.clone().enumerate() {
-            let tile = n * chunk.tiles_per_image();
-            for c in (0..self.geometry.inputs).step_by(LANES) {
-                let (channels, plane) = (self.geometry.inputs, self.geometry.input_plane());
-                simd::dispatch(ReadTiles::<F, M, T> {
-                    transform: self.transform,
-                    source: Source::Input,
-                    planes: &x[(image * channels + c) * plane..],
-                    plane,
-                    count: LANES.min(channels - c),
-                    window: self.tiling.input_window(chunk),
-                    grid: chunk.grid(),
-                    block: &mut block,
-                    to: &mut inputs[tile * depth + c..],
-                    tile_stride: depth,
-                    point_stride: stride(tiles * depth),
-                });
-            }
-            for k in (0..self.geometry.outputs).step_by(LANES) {
-                let (channels, plane) = (self.geometry.outputs, self.geometry.output_plane());
-                simd::dispatch(ReadTiles::<F, M, T> {
-                    transform: self.transform,
-                    source: Source::OutputGradient,
-                    planes: &dy[(image * channels + k) * plane..],
-                    plane,
-                    count: LANES.min(channels - k),
-                    window: self.tiling.output_window(chunk),
-                    grid: chunk.grid(),
-                    block: &mut block,
-                    to: &mut gradients[(k / width * tiles + tile) * width + k % width..],
-                    tile_stride: width,
-                    point_stride: stride(panels * tiles * width),
-                });
-            }
-        }
+        let (inputs, gradients) = to.split_at_mut(chunk_lens::<T>(&self.layout, chunk.tiles())[0]);
+        let (transform, tiling) = (self.transform, &self.tiling);
+        let read = |source, images, channels, width| ReadChunk {
+            transform,
+            source,
+            tiling,
+            chunk,
+            images,
+            channels,
+            width,
+        };
+        read(Source::Input, x, self.geometry.inputs, self.layout.depth).run::<M, T>(&mut block, inputs);
+        read(Source::OutputGradient, dy, self.geometry.outputs, self.layout.width)
+            .run::<M, T>(&mut block, gradients);
     }
 
     /// Adds one chunk's products at one point of one panel, `[depth, width]`.

@@ -4,7 +4,7 @@ use super::super::blocks::{self, LANES, Window};
 use super::super::forward::Start;
 use super::super::geometry::Geometry;
 use super::super::pieces::{Piece, divide};
-use super::read::{ReadTiles, Source};
+use super::read::{ReadChunk, Source};
 use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
 use super::weights::{Kernels, Layout, Weights};
@@ -62,34 +62,20 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T
         let [mut tiles, mut products, mut block] = lens.map(|len| threads.scratch(len));
         for i in 0..self.tiling.chunks(piece.images.len()) {
             let chunk = self.tiling.chunk(&piece.images, i);
-            self.read(x, &chunk, &mut block, &mut tiles);
+            let read = ReadChunk {
+                transform: self.transform,
+                source: Source::Input,
+                tiling: &self.tiling,
+                chunk: &chunk,
+                images: x,
+                channels: self.geometry.inputs,
+                width: self.weights.layout.depth,
+            };
+            read.run::<M, T>(&mut block, &mut tiles);
             for first in piece.channels.clone().step_by(width) {
                 let lanes = width.min(piece.channels.end - first);
                 self.multiply(first / width, lanes, chunk.tiles(), &tiles, &mut products);
                 self.write(first, lanes, &chunk, &products, &mut block, piece);
-            }
-        }
-    }
-
-    /// Transformed tiles `[T·T, tiles, depth]`.
-    fn read(&self, x: &[f32], chunk: &Chunk, block: &mut [f32], to: &mut [f32]) {
-        let (channels, plane, depth) =
-            (self.geometry.inputs, self.geometry.input_plane(), self.weights.layout.depth);
-        for (n, image) in chunk.images.clone().enumerate() {
-            for c in (0..channels).step_by(LANES) {
-                simd::dispatch(ReadTiles::<F, M, T> {
-                    transform: self.transform,
-                    source: Source::Input,
-                    planes: &x[(image * channels + c) * plane..],
-                    plane,
-                    count: LANES.min(channels - c),
-                    window: self.tiling.input_window(chunk),
-                    grid: chunk.grid(),
-                    block: &mut *block,
-                    to: &mut to[n * chunk.tiles_per_image() * depth + c..],
-                    tile_stride: depth,
-                    point_stride: stride(chunk.tiles() * depth),
-                });
             }
         }
     }

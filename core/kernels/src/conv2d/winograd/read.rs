@@ -3,7 +3,10 @@
 use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{self, LANES, Window};
+use super::stride;
+use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
+use crate::simd;
 
 /// What tiles are cut from, and how they are transformed.
 #[derive(Clone, Copy)]
@@ -14,24 +17,71 @@ pub(super) enum Source {
     OutputGradient,
 }
 
-/// One block of channels of some rows of tiles of one image.
-pub(super) struct ReadTiles<'a, F, const M: usize, const T: usize> {
+/// All channels of the images of a chunk, as transformed tiles.
+pub(super) struct ReadChunk<'a, F> {
     pub transform: F,
     pub source: Source,
+    pub tiling: &'a Tiling,
+    pub chunk: &'a Chunk,
+    /// `[N, channels, plane]`: all images, of which the chunk names some.
+    pub images: &'a [f32],
+    pub channels: usize,
+    /// Channels of a panel, whole blocks.
+    pub width: usize,
+}
+
+impl<F> ReadChunk<'_, F> {
+    /// Writes `[T·T, panels, tiles, width]`, points [`stride`] apart; `block` is scratch memory of a block of channels.
+    pub(super) fn run<const M: usize, const T: usize>(self, block: &mut [f32], to: &mut [f32])
+    where
+        F: Transform<M, T>,
+    {
+        let ReadChunk { transform, source, tiling, chunk, images, channels, width } = self;
+        let window = match source {
+            Source::Input => tiling.input_window(chunk),
+            Source::OutputGradient => tiling.output_window(chunk),
+        };
+        let (plane, tiles) = (window.image[0] * window.image[1], chunk.tiles());
+        let point_stride = stride(channels.div_ceil(width) * tiles * width);
+        for (n, image) in chunk.images.clone().enumerate() {
+            for c in (0..channels).step_by(LANES) {
+                let tile = c / width * tiles + n * chunk.tiles_per_image();
+                simd::dispatch(ReadTiles::<F, M, T> {
+                    transform,
+                    source,
+                    planes: &images[(image * channels + c) * plane..],
+                    plane,
+                    count: LANES.min(channels - c),
+                    window,
+                    grid: chunk.grid(),
+                    block: &mut *block,
+                    to: &mut to[tile * width + c % width..],
+                    tile_stride: width,
+                    point_stride,
+                });
+            }
+        }
+    }
+}
+
+/// One block of channels of some rows of tiles of one image.
+struct ReadTiles<'a, F, const M: usize, const T: usize> {
+    transform: F,
+    source: Source,
     /// From the block's first channel on.
-    pub planes: &'a [f32],
+    planes: &'a [f32],
     /// Elements of a channel.
-    pub plane: usize,
+    plane: usize,
     /// Channels in the block.
-    pub count: usize,
-    pub window: Window,
+    count: usize,
+    window: Window,
     /// Rows and columns of tiles.
-    pub grid: [usize; 2],
-    pub block: &'a mut [f32],
+    grid: [usize; 2],
+    block: &'a mut [f32],
     /// Point `p` of tile `t` goes to `p · point_stride + t · tile_stride`.
-    pub to: &'a mut [f32],
-    pub tile_stride: usize,
-    pub point_stride: usize,
+    to: &'a mut [f32],
+    tile_stride: usize,
+    point_stride: usize,
 }
 
 impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for ReadTiles<'_, F, M, T> {
