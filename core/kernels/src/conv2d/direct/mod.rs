@@ -10,11 +10,13 @@ mod weights;
 use std::ops::Range;
 
 use self::lattice::Lattice;
-use self::weights::Weights;
+use self::weights::{Layout, Weights};
 use super::blocks::LANES;
+use super::forward::Start;
 use super::geometry::Geometry;
-use crate::Scratch;
+use super::pieces::divide;
 use crate::gemm::{self, Kernel, Matrix, Output};
+use crate::{Scratch, Threads};
 
 pub(super) use backward_input::backward_input;
 pub(super) use backward_weight::backward_weight;
@@ -89,47 +91,96 @@ fn together(image_len: usize) -> usize {
     (COPIED / image_len.max(1)).max(1)
 }
 
-/// Products of some images with one panel of weights.
-struct Products<'a> {
-    weights: &'a Weights<'a>,
-    panel: usize,
-    lanes: usize,
-    /// Copies of the images, `[positions, depth]` each; elements of one.
-    from: &'a [f32],
-    from_len: usize,
-    /// Rows and columns of the positions that are made, and how far rows are apart.
-    rows: usize,
+/// A pass that makes images from images: copies of them, products for each phase of what is made, and the results' places.
+struct Pass<'a> {
+    weights: Weights<'a>,
+    /// The images that are read, and their channels.
+    read: Lattice,
+    inputs: usize,
+    /// The images that are made, and their channels.
+    made: Lattice,
+    outputs: usize,
+    /// Columns of the positions that are made.
     columns: usize,
-    pitch: usize,
+    start: Start<'a>,
 }
 
-impl Products<'_> {
-    /// `out[position, lane] = Σ from[position + shift, c] · w[tap, c, lane]` over `taps`, which name a tap and its shift.
+impl Pass<'_> {
+    /// `taps(phase)` names the taps that make a phase, each with the shift of what it reads.
     ///
-    /// - Shapes: `out` `[positions, width]` from the first image's on, `out_len` elements apart
-    fn run(&self, taps: impl Iterator<Item = [usize; 2]>, out: &mut [f32], out_len: usize) {
+    /// - Shapes: `from` `[N, inputs, plane]`, `to` `[N, outputs, plane]`
+    fn run<I: Iterator<Item = [usize; 2]>>(
+        &self,
+        threads: &Threads,
+        from: &[f32],
+        to: &mut [f32],
+        taps: impl Fn(usize) -> I + Send + Sync,
+    ) {
+        let (depth, width) = (self.weights.layout.depth, self.weights.layout.width);
+        let (from_len, made_len) = (self.read.positions() * depth, self.made.positions() * width);
+        let plane = |lattice: &Lattice| lattice.image[0] * lattice.image[1];
+        let (from_plane, to_plane) = (plane(&self.read), plane(&self.made));
+        let pieces = divide(to, [1, self.outputs, to_plane], threads.count(), together(from_len), width);
+        threads.for_each_part(pieces, |_, piece| {
+            let mut copies = threads.scratch(piece.images.len() * from_len);
+            let mut made = threads.scratch(piece.images.len() * made_len);
+            for (image, copy) in piece.images.clone().zip(copies.chunks_mut(from_len)) {
+                self.read.read(&from[image * self.inputs * from_plane..], self.inputs, copy, depth);
+            }
+            for first in piece.channels.clone().step_by(width) {
+                let lanes = width.min(piece.channels.end - first);
+                for phase in 0..self.made.phases.iter().product() {
+                    let made = &mut made[phase * self.made.phase_len() * width..];
+                    self.multiply(first / width, lanes, taps(phase), (&copies, from_len), (made, made_len));
+                }
+                let own = (first - piece.channels.start) * to_plane;
+                let planes = piece.data.chunks_mut(piece.channels.len() * to_plane);
+                for (made, planes) in made.chunks(made_len).zip(planes) {
+                    self.made.write(made, width, lanes, self.start, first, &mut planes[own..]);
+                }
+            }
+        });
+    }
+
+    /// `out[position, lane] = Σ from[position + shift, c] · w[tap, c, lane]` over `taps`, for one panel.
+    ///
+    /// - Shapes: `from` `[positions, depth]` and `out` `[positions, width]` of each image, with elements from one image to
+    ///   the next
+    fn multiply(
+        &self,
+        panel: usize,
+        lanes: usize,
+        taps: impl Iterator<Item = [usize; 2]>,
+        (from, from_len): (&[f32], usize),
+        (out, out_len): (&mut [f32], usize),
+    ) {
         let (depth, width) = (self.weights.layout.depth, self.weights.layout.width);
         let mut keep = 0.0;
         for [tap, shift] in taps {
-            let left = self.weights.tap(self.panel, tap);
+            let left = self.weights.tap(panel, tap);
             for k in (0..depth).step_by(DEPTH) {
                 let slab = k..depth.min(k + DEPTH);
                 let left = &left[slab.start * width..slab.end * width];
-                for (image, out) in out.chunks_mut(out_len).enumerate().take(self.from.len() / self.from_len)
-                {
-                    for run in runs(self.rows, self.columns, self.pitch) {
-                        let at = image * self.from_len + (run.start + shift) * depth;
-                        let right = Matrix::strided(&self.from[at..], [depth, run.len()], [1, depth]);
-                        let right = right.row_range(slab.clone());
+                for (from, out) in from.chunks(from_len).zip(out.chunks_mut(out_len)) {
+                    for run in runs(self.made.rows, self.columns, self.made.pitch) {
+                        let right = &from[(run.start + shift) * depth..];
+                        let right = Matrix::strided(right, [depth, run.len()], [1, depth]);
                         let data = &mut out[run.start * width..run.end * width];
                         let mut out =
                             Output { data, row_stride: 1, col_stride: width, place: |row| row, keep };
-                        let kernel = Kernel::detected();
-                        gemm::multiply_packed(kernel, left, width, 0..self.lanes, right, 1.0, &mut out);
+                        let (kernel, right) = (Kernel::detected(), right.row_range(slab.clone()));
+                        gemm::multiply_packed(kernel, left, width, 0..lanes, right, 1.0, &mut out);
                     }
                 }
                 keep = 1.0;
             }
         }
     }
+}
+
+/// What a [`Pass`] takes for so many images or fewer.
+fn pass_scratch(layout: Layout, read: Lattice, made: Lattice, images: usize) -> Scratch {
+    let (from, to) = (read.positions() * layout.depth, made.positions() * layout.width);
+    let images = together(from).min(images);
+    Scratch::shared([layout.len()]).and(Scratch::each([images * from, images * to]))
 }
