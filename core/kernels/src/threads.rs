@@ -90,17 +90,6 @@ impl Threads {
         }
     }
 
-    /// Runs `job` on every item, in any order, on the pool.
-    pub fn for_each_item<T: Send>(&self, items: Vec<T>, job: impl Fn(T) + Send + Sync) {
-        match self.pool() {
-            Some(pool) if items.len() > 1 => pool.install(|| items.into_par_iter().for_each(job)),
-            _ => {
-                let _flushed = Flushed::new();
-                items.into_iter().for_each(job);
-            }
-        }
-    }
-
     /// Runs `job(i, part i)` on every part, in any order, on the pool. Allocates nothing.
     pub fn for_each_part<P: Parts>(&self, parts: P, job: impl Fn(usize, P::Part) + Send + Sync) {
         match self.pool() {
@@ -217,14 +206,13 @@ mod tests {
             let threads = Threads::new(count);
             let sum = AtomicUsize::new(0);
             threads.for_each(100, |i| _ = sum.fetch_add(i, Ordering::Relaxed));
-            threads.for_each_item((0..100).collect(), |i| _ = sum.fetch_add(i, Ordering::Relaxed));
             let (mut a, mut b) = ([1usize; 100], [2usize; 200]);
             let rows = (Chunks { data: &mut a, len: 1 }, Chunks { data: &mut b, len: 2 });
             threads.for_each_part((rows, None::<Chunks<'_, u8>>), |i, ((a, b), none)| {
                 assert!(a == [1] && b == [2, 2] && none.is_none());
                 sum.fetch_add(i, Ordering::Relaxed);
             });
-            assert_eq!(sum.into_inner(), 3 * 4950);
+            assert_eq!(sum.into_inner(), 2 * 4950);
             let mut data = [0.0; 10];
             threads.for_each_chunk(&mut data, 4, |i, chunk| chunk.fill(i as f32));
             assert_eq!(data, [0., 0., 0., 0., 1., 1., 1., 1., 2., 2.]);
