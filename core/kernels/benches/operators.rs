@@ -2,7 +2,8 @@
 //!
 //! Convolutions are in GFLOP/s (two per multiply-add), forward + backward counted as three forward passes, beside the
 //! plain way (whole columns of one image, then one product) measured in the same run; the rest is in GB/s of tensors
-//! read and written. Each figure is the best of several runs, in processor time, which a busy machine disturbs less.
+//! read and written. `-- 32,256,32,8,3,1` (batch, input and output channels, side, kernel, stride) prints every way of one
+//! convolution. Each figure is the best of several runs, in processor time, which a busy machine disturbs less.
 
 // The ban on clock and environment is for code of the enclave.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -20,7 +21,7 @@ use asymflow_kernels::gemm::{self, Matrix};
 use asymflow_kernels::norm_add_relu::NormAddRelu;
 use asymflow_kernels::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 use asymflow_kernels::{Backward, Forward, GradInput, Mode, Operator, Saved, SavedMut, Threads};
-use tensor::{Shape, Tensor};
+use tensor::{Aligned, Shape, Tensor, View, ViewMut};
 
 const BATCH: usize = 32;
 const MODE: Mode = Mode::Train { seed: 1 };
@@ -45,7 +46,11 @@ const CONVOLUTIONS: [[usize; 6]; 14] = [
 
 fn main() {
     // Cargo passes `--bench`; anything else is a filter.
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
+    let given: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    if let Some(sizes) = given.first().and_then(|given| sizes(given)) {
+        return one(sizes, given.get(1), given.get(2));
+    }
+    let filter = given.first().cloned().unwrap_or_default();
     println!("instructions: {}, threads: 1, batch: {BATCH}", gemm::instruction_set());
     if "product".contains(&filter) {
         products();
@@ -67,6 +72,33 @@ fn main() {
     }
     if "memory".contains(&filter) {
         memory_bound();
+    }
+}
+
+/// Batch, input channels, output channels, height and width, kernel, stride, as in `32,256,32,8,3,1`.
+fn sizes(given: &str) -> Option<[usize; 6]> {
+    let sizes: Result<Vec<usize>, _> = given.split(',').map(str::parse).collect();
+    sizes.ok()?.try_into().ok()
+}
+
+/// Every way of one convolution, in microseconds; with a way and a pass, that for ever, for a profiler.
+fn one([batch, c, k, h, kernel, stride]: [usize; 6], only: Option<&String>, pass: Option<&String>) {
+    let shape = [batch, c, h, h];
+    for way in Way::ALL.into_iter().filter(|way| only.is_none_or(|only| *only == format!("{way:?}"))) {
+        let op = Conv2d::new(c, k, kernel).padding(kernel / 2).stride(stride);
+        let Some(op) = By::new(op, way, shape.into()) else { continue };
+        let Some(pass) = pass else {
+            microseconds(&format!("{way:?}"), 1, &op, &shape);
+            continue;
+        };
+        let mut case = Case::new(&op, &shape);
+        loop {
+            match pass.as_str() {
+                "forward" => case.forward(),
+                "dx" => case.backward(true, false),
+                _ => case.backward(false, true),
+            }
+        }
     }
 }
 
@@ -94,12 +126,12 @@ fn convolutions() {
         let [c, k, h, kernel, groups, stride] = shape;
         let op = Conv2d::new(c, k, kernel).padding(kernel / 2).groups(groups).stride(stride);
         let mut case = Case::new(&op, &[BATCH, c, h, h]);
-        let flops = 2 * op.macs(&[case.inputs[0].shape()]) as usize;
+        let flops = 2 * op.macs(&[case.shapes[0]]) as usize;
         let forward = rate(flops, best(|| case.forward()));
         let dx = rate(flops, best(|| case.backward(true, false)));
         let dw = rate(flops, best(|| case.backward(false, true)));
         let both = rate(3 * flops, best(|| (case.forward(), case.backward(true, true))));
-        let mut plain = Plain::new(&op, &case.inputs[0], &case.params[0]);
+        let mut plain = Plain::new(&op, random(&[BATCH, c, h, h]), case.params[0].clone());
         let (plain_forward, plain_both) = if groups == 1 {
             (
                 rate(flops, best(|| plain.forward())),
@@ -156,7 +188,7 @@ fn microseconds(name: &str, times: usize, op: &dyn Operator, shape: &[usize]) ->
     let dx = micros(best(|| case.backward(true, false)));
     let dw = micros(best(|| case.backward(false, true)));
     let both = micros(best(|| (case.forward(), case.backward(true, true))));
-    let flops = 6.0 * op.macs(&[case.inputs[0].shape()]) as f64;
+    let flops = 6.0 * op.macs(&[case.shapes[0]]) as f64;
     println!(
         "{name:<28}{times:>6}{forward:>10.0}{dx:>10.0}{dw:>10.0}{both:>10.0}{:>10.1}",
         flops / both / 1e3
@@ -207,7 +239,7 @@ fn ways() {
                         continue;
                     };
                     let mut case = Case::new(&op, &shape);
-                    let flops = 2 * op.macs(&[case.inputs[0].shape()]) as usize;
+                    let flops = 2 * op.macs(&[case.shapes[0]]) as usize;
                     let forward = rate(flops, best(|| case.forward()));
                     let dx = rate(flops, best(|| case.backward(true, false)));
                     let dw = rate(flops, best(|| case.backward(false, true)));
@@ -226,7 +258,7 @@ fn depthwise() {
     {
         let op = Conv2d::new(c, c, kernel).padding(kernel / 2).groups(c).stride(stride);
         let mut case = Case::new(&op, &[BATCH, c, h, h]);
-        let flops = 2 * op.macs(&[case.inputs[0].shape()]) as usize;
+        let flops = 2 * op.macs(&[case.shapes[0]]) as usize;
         let forward = rate(flops, best(|| case.forward()));
         let dx = rate(flops, best(|| case.backward(true, false)));
         let dw = rate(flops, best(|| case.backward(false, true)));
@@ -265,8 +297,8 @@ fn memory_bound() {
     ];
     for (name, op) in ops {
         let mut case = Case::new(op, &[BATCH, 64, 32, 32]);
-        let inputs: usize = case.inputs.iter().map(|x| x.shape().len()).sum();
-        let bytes = 4 * (inputs + case.output.shape().len());
+        let inputs: usize = case.shapes.iter().map(Shape::len).sum();
+        let bytes = 4 * (inputs + case.output.len());
         let forward = rate(bytes, best(|| case.forward()));
         let backward = rate(2 * bytes, best(|| case.backward(true, true)));
         println!("{name:<28}{forward:>10.1}{backward:>10.1}");
@@ -296,17 +328,19 @@ fn apart() {
     );
 }
 
-/// One operator with everything its passes need.
+/// One operator with everything its passes need, in memory as in an arena.
 struct Case<'a> {
     op: &'a dyn Operator,
     threads: Threads,
-    inputs: Vec<Tensor>,
+    shapes: Vec<Shape>,
+    inputs: Vec<Aligned>,
     params: Vec<Tensor>,
     buffers: Vec<Tensor>,
-    output: Tensor,
-    saved: (Vec<f32>, Vec<u32>),
-    grad_output: Tensor,
-    grad_inputs: Vec<Tensor>,
+    output_shape: Shape,
+    output: Aligned,
+    saved: (Aligned, Vec<u32>),
+    grad_output: Aligned,
+    grad_inputs: Vec<Aligned>,
     grad_params: Vec<Tensor>,
 }
 
@@ -314,9 +348,8 @@ impl<'a> Case<'a> {
     /// As many inputs as the operator takes, all of this shape.
     fn new(op: &'a dyn Operator, dims: &[usize]) -> Self {
         let count = (1..=2).find(|&n| op.infer(&vec![Shape::new(dims); n]).is_ok()).expect("the shapes fit");
-        let inputs = vec![random(dims); count];
-        let shapes: Vec<Shape> = inputs.iter().map(Tensor::shape).collect();
-        let output = op.infer(&shapes).expect("the shapes fit");
+        let shapes = vec![Shape::new(dims); count];
+        let output_shape = op.infer(&shapes).expect("the shapes fit");
         let saved = op.saved_len(&shapes);
         let zeros = |specs: Vec<asymflow_kernels::ParamSpec>| -> Vec<Tensor> {
             specs.into_iter().map(|s| Tensor::zeros(s.shape)).collect()
@@ -326,42 +359,46 @@ impl<'a> Case<'a> {
             threads: Threads::new(1),
             params: op.params().iter().map(|p| random(p.shape.dims())).collect(),
             buffers: zeros(op.buffers()),
-            output: Tensor::zeros(output),
-            saved: (vec![0.0; saved.floats], vec![0; saved.indices]),
-            grad_output: random(output.dims()),
-            grad_inputs: shapes.iter().map(|&shape| Tensor::zeros(shape)).collect(),
+            output: Aligned::zeros(output_shape.len()),
+            saved: (Aligned::zeros(saved.floats), vec![0; saved.indices]),
+            grad_output: aligned(&random(output_shape.dims())),
+            grad_inputs: shapes.iter().map(|shape| Aligned::zeros(shape.len())).collect(),
             grad_params: zeros(op.params()),
-            inputs,
+            inputs: shapes.iter().map(|shape| aligned(&random(shape.dims()))).collect(),
+            output_shape,
+            shapes,
         }
     }
 
     fn forward(&mut self) {
-        let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
+        let inputs: Vec<_> =
+            self.inputs.iter().zip(&self.shapes).map(|(x, &shape)| View { shape, data: x }).collect();
         self.op.forward(Forward {
             inputs: &inputs,
             params: &self.params,
             buffers: &mut self.buffers,
-            output: self.output.view_mut(),
+            output: ViewMut { shape: self.output_shape, data: &mut self.output },
             saved: SavedMut { floats: &mut self.saved.0, indices: &mut self.saved.1 },
             mode: MODE,
             threads: &self.threads,
         });
-        black_box(self.output.data());
+        black_box(&self.output);
     }
 
     fn backward(&mut self, input: bool, params: bool) {
-        let inputs: Vec<_> = self.inputs.iter().map(Tensor::view).collect();
+        let inputs: Vec<_> =
+            self.inputs.iter().zip(&self.shapes).map(|(x, &shape)| View { shape, data: x }).collect();
         let mut grad_inputs: Vec<_> = self
             .grad_inputs
             .iter_mut()
-            .map(|grad| input.then_some(GradInput { data: grad.data_mut(), accumulate: false }))
+            .map(|grad| input.then_some(GradInput { data: grad, accumulate: false }))
             .collect();
         self.op.backward(Backward {
             inputs: &inputs,
             params: &self.params,
             buffers: &self.buffers,
-            output: self.output.view(),
-            grad_output: self.grad_output.view(),
+            output: View { shape: self.output_shape, data: &self.output },
+            grad_output: View { shape: self.output_shape, data: &self.grad_output },
             saved: Saved { floats: &self.saved.0, indices: &self.saved.1 },
             grad_inputs: &mut grad_inputs,
             grad_params: if params { &mut self.grad_params } else { &mut [] },
@@ -376,8 +413,8 @@ impl<'a> Case<'a> {
 struct Plain<'a> {
     op: &'a Conv2d,
     threads: Threads,
-    input: &'a Tensor,
-    weight: &'a Tensor,
+    input: Tensor,
+    weight: Tensor,
     /// Channels, height and width of the input; of the output.
     sizes: [[usize; 3]; 2],
     columns: Vec<f32>,
@@ -387,10 +424,11 @@ struct Plain<'a> {
 }
 
 impl<'a> Plain<'a> {
-    fn new(op: &'a Conv2d, input: &'a Tensor, weight: &'a Tensor) -> Self {
+    fn new(op: &'a Conv2d, input: Tensor, weight: Tensor) -> Self {
         let output = op.infer(&[input.shape()]).expect("the shapes fit");
         let chw = |shape: Shape| [shape.dims()[1], shape.dims()[2], shape.dims()[3]];
         let sizes = [chw(input.shape()), chw(output)];
+        let (input_len, weight_len) = (input.shape().len(), weight.shape().len());
         let columns = sizes[0][0] * op.kernel[0] * op.kernel[1] * sizes[1][1] * sizes[1][2];
         Plain {
             op,
@@ -400,8 +438,8 @@ impl<'a> Plain<'a> {
             sizes,
             columns: vec![0.0; columns],
             output: vec![0.0; output.len()],
-            grad_input: vec![0.0; input.shape().len()],
-            grad_weight: vec![0.0; weight.shape().len()],
+            grad_input: vec![0.0; input_len],
+            grad_weight: vec![0.0; weight_len],
         }
     }
 
@@ -471,6 +509,12 @@ fn for_each_row(
         let valid = if inside { start..end } else { 0..0 };
         job((row * oh + y) * ow, if inside { from } else { 0 }, valid);
     }
+}
+
+fn aligned(tensor: &Tensor) -> Aligned {
+    let mut floats = Aligned::zeros(tensor.data().len());
+    floats.copy_from_slice(tensor.data());
+    floats
 }
 
 fn random(dims: &[usize]) -> Tensor {

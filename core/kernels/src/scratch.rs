@@ -1,5 +1,7 @@
 //! How much scratch memory an operation takes.
 
+use tensor::Aligned;
+
 /// Lengths (in floats) of the scratch buffers that an operation holds at the same time, at most.
 ///
 /// Each length stands for one buffer of its own: what is reserved for it serves every request up to that length.
@@ -53,8 +55,7 @@ impl Scratch {
 
     /// Bytes that [`crate::Threads::reserve`] sets aside for this on so many threads.
     pub fn bytes(&self, threads: usize) -> usize {
-        let floats: usize = (0..threads.max(1)).flat_map(|thread| self.of_thread(thread)).sum();
-        size_of::<f32>() * floats
+        (0..threads.max(1)).flat_map(|thread| self.of_thread(thread)).map(Aligned::bytes).sum()
     }
 }
 

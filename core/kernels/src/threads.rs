@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
+use tensor::Aligned;
 
 use crate::Scratch;
 use crate::denormals::{self, Flushed};
@@ -21,7 +22,7 @@ pub struct Threads {
     pool: Option<rayon::ThreadPool>,
     count: usize,
     /// Free buffers of each thread; the calling thread, which waits while others work, uses those of the first.
-    scratch: Vec<Mutex<Vec<Vec<f32>>>>,
+    scratch: Vec<Mutex<Vec<Aligned>>>,
     grown: AtomicUsize,
     trace: Option<Trace>,
 }
@@ -130,8 +131,8 @@ impl Threads {
             for (i, len) in scratch.of_thread(thread).into_iter().enumerate() {
                 match free.get_mut(i) {
                     Some(buffer) if buffer.len() >= len => {}
-                    Some(buffer) => *buffer = vec![0.0; len],
-                    None => free.push(vec![0.0; len]),
+                    Some(buffer) => *buffer = Aligned::zeros(len),
+                    None => free.push(Aligned::zeros(len)),
                 }
             }
         }
@@ -142,32 +143,32 @@ impl Threads {
         self.grown.load(Ordering::Relaxed)
     }
 
-    /// Scratch memory of `len` elements, contents unspecified. A thread may hold any number of buffers.
+    /// Scratch memory of `len` elements from the start of a line of the cache on, contents unspecified. A thread may hold any number of buffers.
     pub fn scratch(&self, len: usize) -> ScratchGuard<'_> {
         let thread = self.pool.as_ref().and_then(|pool| pool.current_thread_index()).unwrap_or(0);
         let home = &self.scratch[thread];
-        let mut buffer = if len == 0 { Vec::new() } else { take(home, len) };
+        let mut buffer = if len == 0 { Aligned::default() } else { take(home, len) };
         if buffer.len() < len {
             self.grown.fetch_add(1, Ordering::Relaxed);
             // Not grown in place: the old contents need not be copied.
-            buffer = vec![0.0; len];
+            buffer = Aligned::zeros(len);
         }
         ScratchGuard { home, buffer, len }
     }
 }
 
 /// The smallest free buffer that is large enough, else the largest, else an empty one.
-fn take(free: &Mutex<Vec<Vec<f32>>>, len: usize) -> Vec<f32> {
+fn take(free: &Mutex<Vec<Aligned>>, len: usize) -> Aligned {
     let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
-    let fits = |b: &Vec<f32>| if b.len() >= len { (0, b.len()) } else { (1, usize::MAX - b.len()) };
+    let fits = |b: &Aligned| if b.len() >= len { (0, b.len()) } else { (1, usize::MAX - b.len()) };
     let best = free.iter().enumerate().min_by_key(|(_, b)| fits(b)).map(|(i, _)| i);
     best.map(|i| free.swap_remove(i)).unwrap_or_default()
 }
 
 /// A scratch buffer on loan; it goes back when dropped.
 pub struct ScratchGuard<'a> {
-    home: &'a Mutex<Vec<Vec<f32>>>,
-    buffer: Vec<f32>,
+    home: &'a Mutex<Vec<Aligned>>,
+    buffer: Aligned,
     len: usize,
 }
 

@@ -1,9 +1,38 @@
 //! Transposed 16×16 blocks, in registers.
 
+use std::ops::{Deref, DerefMut};
+
 use pulp::Simd;
 
 /// Side of a block.
 pub(crate) const BLOCK: usize = 16;
+
+/// A small array that begins on a line of the cache, so that no vector in it straddles two.
+#[repr(align(64))]
+pub(crate) struct OnLines<const N: usize>([f32; N]);
+
+impl<const N: usize> OnLines<N> {
+    #[inline(always)]
+    pub(crate) fn zeros() -> Self {
+        OnLines([0.0; N])
+    }
+}
+
+impl<const N: usize> Deref for OnLines<N> {
+    type Target = [f32; N];
+
+    #[inline(always)]
+    fn deref(&self) -> &[f32; N] {
+        &self.0
+    }
+}
+
+impl<const N: usize> DerefMut for OnLines<N> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [f32; N] {
+        &mut self.0
+    }
+}
 
 /// `to[k·to_stride + r] = from[r·stride + k]` for `r`, `k` below 16; rows may overlap.
 #[inline(always)]

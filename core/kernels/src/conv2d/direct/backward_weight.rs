@@ -7,7 +7,7 @@ use super::weights::Layout;
 use super::{input_lattice, output_lattice, shift, together};
 use crate::gemm::{self, Kernel, Matrix, Output};
 use crate::simd;
-use crate::transpose::{copy_lanes, transpose_block};
+use crate::transpose::{OnLines, copy_lanes, transpose_block};
 use crate::{Scratch, Threads};
 
 /// See [`super::super::backward_weight::backward_weight`]: a product per tap, summed over positions and images in order
@@ -118,7 +118,8 @@ impl WithSimd for WriteKernels<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let WriteKernels { sums, layout, channels, dw } = self;
         let len = channels * layout.taps;
-        let (mut block, mut lanes) = ([0.0; LANES * LANES], [0.0; LANES * LANES]);
+        let (mut block, mut lanes) =
+            (OnLines::<{ LANES * LANES }>::zeros(), OnLines::<{ LANES * LANES }>::zeros());
         for (i, dw) in dw.chunks_mut(LANES * len).enumerate() {
             for at in (0..len).step_by(LANES) {
                 let run = LANES.min(len - at);
@@ -127,7 +128,7 @@ impl WithSimd for WriteKernels<'_> {
                     let from = (tap * layout.depth + channel) * layout.width + i * LANES;
                     copy_lanes(&sums[from..], to);
                 }
-                transpose_block(simd, &block, LANES, &mut lanes, LANES);
+                transpose_block(simd, &*block, LANES, &mut *lanes, LANES);
                 for (row, values) in dw.chunks_mut(len).zip(lanes.chunks_exact(LANES)) {
                     row[at..at + run].copy_from_slice(&values[..run]);
                 }

@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 use super::super::blocks::{LANES, columns};
 use super::super::forward::Start;
 use crate::simd;
-use crate::transpose::{copy_lanes, transpose_block};
+use crate::transpose::{OnLines, copy_lanes, transpose_block};
 
 /// Where the elements of an image lie in a buffer `[phases, rows, pitch, channels]`.
 #[derive(Clone, Copy)]
@@ -120,7 +120,7 @@ impl WithSimd for Read<'_> {
             copy_lanes(&[0.0; LANES], position);
         }
         let [height, width] = lattice.image;
-        let mut block = [0.0; LANES * LANES];
+        let mut block = OnLines::<{ LANES * LANES }>::zeros();
         for y in 0..height {
             let Some(row) = lattice.row(y) else { continue };
             for x in (0..width).step_by(LANES) {
@@ -160,7 +160,8 @@ impl WithSimd for Write<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Write { lattice, from, step, count, start, channel, planes } = self;
         let [height, width] = lattice.image;
-        let (mut block, mut lanes) = ([0.0; LANES * LANES], [0.0; LANES * LANES]);
+        let (mut block, mut lanes) =
+            (OnLines::<{ LANES * LANES }>::zeros(), OnLines::<{ LANES * LANES }>::zeros());
         for y in 0..height {
             let row = lattice.row(y);
             for x in (0..width).step_by(LANES) {
@@ -177,7 +178,7 @@ impl WithSimd for Write<'_> {
                         |i, position| copy_lanes(&from[position * step..], &mut block[i * LANES..]),
                     );
                 }
-                transpose_block(simd, &block, LANES, &mut lanes, LANES);
+                transpose_block(simd, &*block, LANES, &mut *lanes, LANES);
                 for (lane, values) in lanes.chunks_exact(LANES).enumerate().take(count) {
                     let to = &mut planes[lane * height * width + y * width + x..][..len];
                     start.put(channel + lane, &values[..len], to);

@@ -6,7 +6,7 @@ use super::super::blocks::{self, LANES};
 use crate::Threads;
 use crate::simd;
 use crate::threads::ScratchGuard;
-use crate::transpose::copy_lanes;
+use crate::transpose::{OnLines, copy_lanes};
 
 /// Sizes of matrices `[panels, taps, depth, width]`; the lanes of a panel are the channels that a product makes.
 #[derive(Clone, Copy)]
@@ -93,7 +93,7 @@ impl WithSimd for Pack<'_> {
         if read < layout.depth || made < first + layout.width {
             data.fill(0.0);
         }
-        let mut block = [0.0; LANES * LANES];
+        let mut block = OnLines::<{ LANES * LANES }>::zeros();
         for lane in (0..layout.width.min(made - first)).step_by(LANES) {
             let (from, count) = (first + lane, LANES.min(made - first - lane));
             // Rows are lanes; each run of a row is all taps of one channel, or of all.

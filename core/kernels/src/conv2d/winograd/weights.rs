@@ -8,7 +8,7 @@ use super::transform::{Transform, both_axes};
 use crate::Threads;
 use crate::simd;
 use crate::threads::ScratchGuard;
-use crate::transpose::copy_lanes;
+use crate::transpose::{OnLines, copy_lanes};
 
 /// The weight of a convolution, `[K, C, 3, 3]`, as it is or as its input's gradient needs it.
 #[derive(Clone, Copy)]
@@ -70,7 +70,7 @@ impl Kernels<'_> {
         if count < LANES || inputs < LANES {
             taps.fill(0.0);
         }
-        let mut columns = [0.0; LANES * LANES];
+        let mut columns = OnLines::<{ LANES * LANES }>::zeros();
         if self.turned {
             for (i, taps) in taps.chunks_exact_mut(9 * LANES).enumerate().take(inputs) {
                 blocks::columns(simd, &self.data[(c + i) * row + 9 * k..], 9, count, &mut columns);
@@ -131,7 +131,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, 
         let (to, _) = S::as_mut_simd_f32s(self.data);
         let (transform, layout) = (self.transform, self.layout);
         let (vectors, point) = (LANES / S::F32_LANES, layout.point() / S::F32_LANES);
-        let mut taps = [0.0; 9 * LANES * LANES];
+        let mut taps = OnLines::<{ 9 * LANES * LANES }>::zeros();
         for c in (0..layout.depth).step_by(LANES) {
             for lane in (0..layout.width).step_by(LANES) {
                 let k = self.first + lane;
@@ -139,7 +139,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, 
                     Some(left @ 1..) => self.kernels.read(simd, k, left.min(LANES), c, &mut taps),
                     _ => taps.fill(0.0),
                 }
-                let (taps, _) = S::as_simd_f32s(&taps);
+                let (taps, _) = S::as_simd_f32s(&*taps);
                 for (i, taps) in taps.chunks_exact(9 * vectors).enumerate() {
                     for v in 0..vectors {
                         let at = ((c + i) * layout.width + lane) / S::F32_LANES + v;
