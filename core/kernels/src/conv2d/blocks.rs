@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::Simd;
 
-use crate::transpose::{BLOCK, copy_lanes, transpose_block};
+use crate::transpose::{BLOCK, OnLines, copy_lanes, transpose_block};
 
 /// Channels in a block.
 pub(super) const LANES: usize = BLOCK;
@@ -24,7 +24,7 @@ pub(super) struct Window {
 
 impl Window {
     /// Elements of a block of this size.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.size[0] * self.size[1] * LANES
     }
 
@@ -68,7 +68,7 @@ impl Place {
     }
 }
 
-/// Reads `count` channels, `plane` elements apart, through a window: `block[row, column, lane]`.
+/// Reads `count` channels, `plane` elements apart, through a window: `block[row, column, lane]`. The margin is not touched.
 #[inline(always)]
 pub(super) fn read<S: Simd>(
     simd: S,
@@ -78,11 +78,8 @@ pub(super) fn read<S: Simd>(
     window: Window,
     block: &mut [f32],
 ) {
-    if count < LANES || window.inside().len() < window.size[0] || window.image[1] < window.size[1] {
-        block[..window.len()].fill(0.0);
-    }
     let (elements, mut place) = window.elements();
-    let mut found = [0.0; LANES * LANES];
+    let mut found = OnLines::<{ LANES * LANES }>::zeros();
     for start in elements.clone().step_by(LANES) {
         columns(simd, &planes[start..], plane, count, &mut found);
         for column in found.chunks_exact(LANES).take(elements.end - start) {
@@ -101,13 +98,14 @@ pub(super) fn write<S: Simd>(
     mut store: impl FnMut(usize, usize, &[f32]),
 ) {
     let (elements, mut place) = window.elements();
-    let (mut found, mut lanes) = ([0.0; LANES * LANES], [0.0; LANES * LANES]);
+    let (mut found, mut lanes) =
+        (OnLines::<{ LANES * LANES }>::zeros(), OnLines::<{ LANES * LANES }>::zeros());
     for start in elements.clone().step_by(LANES) {
         let run = LANES.min(elements.end - start);
         for column in found.chunks_exact_mut(LANES).take(run) {
             copy_lanes(&block[place.next()..], column);
         }
-        transpose_block(simd, &found, LANES, &mut lanes, LANES);
+        transpose_block(simd, &*found, LANES, &mut *lanes, LANES);
         for (lane, values) in lanes.chunks_exact(LANES).enumerate().take(count) {
             store(lane, start, &values[..run]);
         }
@@ -128,11 +126,11 @@ pub(super) fn columns<S: Simd>(
     if count == LANES && rows.len() >= (LANES - 1) * stride + LANES {
         return transpose_block(simd, rows, stride, columns, LANES);
     }
-    let mut block = [0.0; LANES * LANES];
+    let mut block = OnLines::<{ LANES * LANES }>::zeros();
     for (lane, row) in block.chunks_exact_mut(LANES).enumerate().take(count) {
         let from = &rows[lane * stride..];
         let len = from.len().min(LANES);
         row[..len].copy_from_slice(&from[..len]);
     }
-    transpose_block(simd, &block, LANES, columns, LANES);
+    transpose_block(simd, &*block, LANES, columns, LANES);
 }

@@ -91,13 +91,14 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
         let mut block = threads.scratch(self.tiling.block_len());
         let (inputs, gradients) = to.split_at_mut(chunk_lens::<T>(&self.layout, chunk.tiles())[0]);
         let (transform, tiling) = (self.transform, &self.tiling);
-        let read = |source, images, channels, width| ReadChunk {
+        let read = |source, images, all, width| ReadChunk {
             transform,
             source,
             tiling,
             chunk,
             images,
-            channels,
+            all,
+            channels: 0..all,
             width,
         };
         read(Source::Input, x, self.geometry.inputs, self.layout.depth).run::<M, T>(&mut block, inputs);

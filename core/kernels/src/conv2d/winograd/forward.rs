@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{self, LANES, Window};
@@ -8,7 +10,7 @@ use super::read::{ReadChunk, Source};
 use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
 use super::weights::{Kernels, Layout, Weights};
-use super::{DEPTH, stride};
+use super::{DEPTH, SLAB, stride};
 use crate::gemm::{self, Kernel, Matrix, Output};
 use crate::simd;
 use crate::{Scratch, Threads};
@@ -36,14 +38,20 @@ pub(in super::super) fn convolve<const M: usize, const T: usize, F: Transform<M,
 pub(super) fn scratch<const M: usize, const T: usize>(geometry: &Geometry, images: usize) -> Scratch {
     let (tiling, widest) = (Tiling::new(geometry, M), Kernel::detected().width());
     let layout = Layout::new([geometry.outputs, geometry.inputs], widest);
-    let each = lengths::<T>(&tiling, images, layout.depth, layout.width);
+    let each = lengths::<T>(&tiling, images, layout);
     Scratch::shared([layout.len(T * T)]).and(Scratch::each(each))
 }
 
-/// Lengths of a chunk's transformed tiles, of one panel's products with them, and of a block of channels.
-fn lengths<const T: usize>(tiling: &Tiling, images: usize, depth: usize, width: usize) -> [usize; 3] {
+/// Lengths of a slab's transformed tiles, of one panel's products with them, and of a block of channels.
+fn lengths<const T: usize>(tiling: &Tiling, images: usize, layout: Layout) -> [usize; 3] {
     let most = tiling.largest_chunk(images);
-    [T * T * stride(most * depth), T * T * stride(most * width), tiling.block_len()]
+    [T * T * stride(most * slab(layout)), T * T * stride(most * layout.width), tiling.block_len()]
+}
+
+/// Input channels that are transformed and multiplied together: all, or where there is one panel of outputs, whose
+/// products can be summed in the cache, as many as stay there.
+fn slab(layout: Layout) -> usize {
+    if layout.panels == 1 { layout.depth.min(SLAB) } else { layout.depth }
 }
 
 struct Convolution<'a, F, const M: usize, const T: usize> {
@@ -57,41 +65,60 @@ struct Convolution<'a, F, const M: usize, const T: usize> {
 
 impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T> {
     fn run(&self, threads: &Threads, x: &[f32], piece: &mut Piece<'_>) {
-        let width = self.weights.layout.width;
-        let lens = lengths::<T>(&self.tiling, piece.images.len(), self.weights.layout.depth, width);
+        let Layout { width, depth, .. } = self.weights.layout;
+        let lens = lengths::<T>(&self.tiling, piece.images.len(), self.weights.layout);
         let [mut tiles, mut products, mut block] = lens.map(|len| threads.scratch(len));
         for i in 0..self.tiling.chunks(piece.images.len()) {
             let chunk = self.tiling.chunk(&piece.images, i);
-            let read = ReadChunk {
-                transform: self.transform,
-                source: Source::Input,
-                tiling: &self.tiling,
-                chunk: &chunk,
-                images: x,
-                channels: self.geometry.inputs,
-                width: self.weights.layout.depth,
-            };
-            read.run::<M, T>(&mut block, &mut tiles);
-            for first in piece.channels.clone().step_by(width) {
-                let lanes = width.min(piece.channels.end - first);
-                self.multiply(first / width, lanes, chunk.tiles(), &tiles, &mut products);
-                self.write(first, lanes, &chunk, &products, &mut block, piece);
+            for start in (0..depth).step_by(slab(self.weights.layout)) {
+                let slab = start..depth.min(start + slab(self.weights.layout));
+                self.read(&chunk, &slab, x).run::<M, T>(&mut block, &mut tiles);
+                for first in piece.channels.clone().step_by(width) {
+                    let lanes = width.min(piece.channels.end - first);
+                    self.multiply(first / width, lanes, &slab, chunk.tiles(), &tiles, &mut products);
+                    if slab.end == depth {
+                        self.write(first, lanes, &chunk, &products, &mut block, piece);
+                    }
+                }
             }
         }
     }
 
-    /// One panel's products `[T·T, tiles, width]`: `Σ_c u · v` at every point.
-    fn multiply(&self, panel: usize, lanes: usize, tiles: usize, from: &[f32], products: &mut [f32]) {
-        let (depth, width) = (self.weights.layout.depth, self.weights.layout.width);
+    fn read<'a>(&'a self, chunk: &'a Chunk, slab: &Range<usize>, x: &'a [f32]) -> ReadChunk<'a, F> {
+        ReadChunk {
+            transform: self.transform,
+            source: Source::Input,
+            tiling: &self.tiling,
+            chunk,
+            images: x,
+            all: self.geometry.inputs,
+            channels: slab.start..slab.end.min(self.geometry.inputs),
+            width: slab.len(),
+        }
+    }
+
+    /// One panel's products `[T·T, tiles, width]`: `Σ_c u · v` at every point, over the channels of a slab and, after the
+    /// first, those before it.
+    fn multiply(
+        &self,
+        panel: usize,
+        lanes: usize,
+        slab: &Range<usize>,
+        tiles: usize,
+        from: &[f32],
+        products: &mut [f32],
+    ) {
+        let (depth, width) = (slab.len(), self.weights.layout.width);
         for point in 0..T * T {
-            let left = self.weights.panel(panel, point);
+            let left = &self.weights.panel(panel, point)[slab.start * width..];
             let right = Matrix::strided(&from[point * stride(tiles * depth)..], [depth, tiles], [1, depth]);
             let data = &mut products[point * stride(tiles * width)..][..tiles * width];
-            let mut out = Output { data, row_stride: 1, col_stride: width, place: |row| row, keep: 0.0 };
+            let keep = if slab.start == 0 { 0.0 } else { 1.0 };
+            let mut out = Output { data, row_stride: 1, col_stride: width, place: |row| row, keep };
             for k in (0..depth).step_by(DEPTH) {
-                let slab = k..depth.min(k + DEPTH);
-                let left = &left[slab.start * width..slab.end * width];
-                let right = right.row_range(slab);
+                let k = k..depth.min(k + DEPTH);
+                let left = &left[k.start * width..k.end * width];
+                let right = right.row_range(k);
                 gemm::multiply_packed(self.kernel, left, width, 0..lanes, right, 1.0, &mut out);
                 out.keep = 1.0;
             }

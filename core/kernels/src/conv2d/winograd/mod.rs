@@ -23,6 +23,9 @@ pub(super) use weights::Kernels;
 /// Depth of one pass of the products: a panel of weights of this depth stays in the first-level cache.
 const DEPTH: usize = 128;
 
+/// Input channels whose transformed tiles stay in the second-level cache, beside their weights and products.
+const SLAB: usize = 64;
+
 /// Elements from one point's matrix to the next: a block more than it holds, so that the points, which are written
 /// together, do not fall on the same lines of the cache.
 fn stride(len: usize) -> usize {

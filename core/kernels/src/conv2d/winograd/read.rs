@@ -1,5 +1,7 @@
 //! From images to transformed tiles.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{self, LANES, Window};
@@ -17,15 +19,17 @@ pub(super) enum Source {
     OutputGradient,
 }
 
-/// All channels of the images of a chunk, as transformed tiles.
+/// Some channels of the images of a chunk, as transformed tiles.
 pub(super) struct ReadChunk<'a, F> {
     pub transform: F,
     pub source: Source,
     pub tiling: &'a Tiling,
     pub chunk: &'a Chunk,
-    /// `[N, channels, plane]`: all images, of which the chunk names some.
+    /// `[N, all, plane]`: all images, of which the chunk names some.
     pub images: &'a [f32],
-    pub channels: usize,
+    /// Channels of an image.
+    pub all: usize,
+    pub channels: Range<usize>,
     /// Channels of a panel, whole blocks.
     pub width: usize,
 }
@@ -36,22 +40,23 @@ impl<F> ReadChunk<'_, F> {
     where
         F: Transform<M, T>,
     {
-        let ReadChunk { transform, source, tiling, chunk, images, channels, width } = self;
+        let ReadChunk { transform, source, tiling, chunk, images, all, channels, width } = self;
         let window = match source {
             Source::Input => tiling.input_window(chunk),
             Source::OutputGradient => tiling.output_window(chunk),
         };
         let (plane, tiles) = (window.image[0] * window.image[1], chunk.tiles());
-        let point_stride = stride(channels.div_ceil(width) * tiles * width);
+        let point_stride = stride(channels.len().div_ceil(width) * tiles * width);
+        block[..window.len()].fill(0.0);
         for (n, image) in chunk.images.clone().enumerate() {
-            for c in (0..channels).step_by(LANES) {
+            for c in (0..channels.len()).step_by(LANES) {
                 let tile = c / width * tiles + n * chunk.tiles_per_image();
                 simd::dispatch(ReadTiles::<F, M, T> {
                     transform,
                     source,
-                    planes: &images[(image * channels + c) * plane..],
+                    planes: &images[(image * all + channels.start + c) * plane..],
                     plane,
-                    count: LANES.min(channels - c),
+                    count: LANES.min(channels.len() - c),
                     window,
                     grid: chunk.grid(),
                     block: &mut *block,
