@@ -1,9 +1,9 @@
 //! 2-D convolution (cross-correlation).
 //!
-//! Four ways, chosen by shape (`plan`): a product of matrices whose left operand, the columns, is made panel by panel on
-//! the fly (`columns`); a product per tap over channels-last copies of the images (`direct`); Winograd's minimal
-//! filtering (`winograd`); loops over planes for depthwise convolutions (`depthwise`). No result depends on the number
-//! of threads.
+//! Five ways, chosen by shape (`plan`): a product of matrices whose left operand, the columns, is made panel by panel on
+//! the fly (`columns`), or for a 1×1 kernel is the images themselves (`pointwise`); a product per tap over channels-last
+//! copies of the images (`direct`); Winograd's minimal filtering (`winograd`); loops over planes for depthwise
+//! convolutions (`depthwise`). No result depends on the number of threads.
 
 mod backward_input;
 mod backward_weight;
@@ -16,6 +16,7 @@ mod forward;
 mod geometry;
 mod pieces;
 mod plan;
+mod pointwise;
 mod scratch;
 #[cfg(test)]
 mod tests;
@@ -156,6 +157,7 @@ impl Conv2d {
         match way.unwrap_or_else(|| Way::of(&geometry, images)) {
             Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, start, y),
             Way::Columns => forward::forward(threads, &geometry, x, weight, start, y),
+            Way::Pointwise => pointwise::forward(threads, &geometry, x, weight, start, y),
             Way::Direct => direct::forward(threads, &geometry, x, weight, start, y),
             Way::Winograd2 => winograd::convolve(threads, &geometry, x, kernels, F2, start, y),
             Way::Winograd4 => winograd::convolve(threads, &geometry, x, kernels, F4, start, y),
@@ -171,6 +173,7 @@ impl Conv2d {
             match way {
                 Way::Depthwise => depthwise::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Columns => backward_input::backward_input(threads, &geometry, dy, weight, dx),
+                Way::Pointwise => pointwise::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Direct => direct::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Winograd2 => winograd::backward_input(threads, &geometry, dy, weight, F2, dx),
                 Way::Winograd4 => winograd::backward_input(threads, &geometry, dy, weight, F4, dx),
@@ -182,6 +185,7 @@ impl Conv2d {
             match way {
                 Way::Depthwise => depthwise::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Columns => backward_weight::backward_weight(threads, &geometry, x, dy, dw),
+                Way::Pointwise => pointwise::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Direct => direct::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Winograd2 => winograd::backward_weight(threads, &geometry, x, dy, F2, dw),
                 Way::Winograd4 => winograd::backward_weight(threads, &geometry, x, dy, F4, dw),

@@ -1,7 +1,7 @@
 //! Which way a convolution is computed, by its shape.
 
 use super::geometry::Geometry;
-use super::{direct, winograd};
+use super::{direct, pointwise, winograd};
 
 /// Channels below which Winograd's vectors, of 16 channels, would be half empty.
 const FEW: usize = 16;
@@ -20,6 +20,8 @@ pub enum Way {
     Depthwise,
     /// A product with columns made on the fly.
     Columns,
+    /// A product of images as they lie in memory, for 1×1 kernels.
+    Pointwise,
     /// A product per tap over channels-last copies of the images.
     Direct,
     /// Winograd's `F(2×2, 3×3)`.
@@ -30,12 +32,16 @@ pub enum Way {
 
 impl Way {
     /// Every way, for tests and measurements.
-    pub const ALL: [Way; 5] = [Way::Depthwise, Way::Columns, Way::Direct, Way::Winograd2, Way::Winograd4];
+    pub const ALL: [Way; 6] =
+        [Way::Depthwise, Way::Columns, Way::Pointwise, Way::Direct, Way::Winograd2, Way::Winograd4];
 
     /// The way for each pass of a convolution of `images` images.
     pub(super) fn of(geometry: &Geometry, images: usize) -> Way {
         if geometry.is_depthwise() {
             return Way::Depthwise;
+        }
+        if pointwise::serves(geometry) {
+            return Way::Pointwise;
         }
         let wide = geometry.inputs.min(geometry.outputs) >= FEW;
         if wide && direct::serves(geometry) && geometry.stride != [1, 1] {
@@ -61,7 +67,7 @@ impl Way {
             (images * rows * columns) as f64
         };
         let (points, tiles) = match self {
-            Way::Depthwise | Way::Columns | Way::Direct => {
+            Way::Depthwise | Way::Columns | Way::Pointwise | Way::Direct => {
                 let positions = tiles(1);
                 return 9.0 * (positions * c * k + 15.0 * c * k + 12.0 * positions * c);
             }
@@ -78,6 +84,7 @@ impl Way {
         match self {
             Way::Depthwise => geometry.is_depthwise(),
             Way::Columns => !geometry.is_depthwise(),
+            Way::Pointwise => !geometry.is_depthwise() && pointwise::serves(geometry),
             Way::Direct => direct::serves(geometry),
             Way::Winograd2 | Way::Winograd4 => winograd::serves(geometry),
         }

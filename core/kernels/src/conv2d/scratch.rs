@@ -4,7 +4,7 @@ use super::geometry::Geometry;
 use super::pieces::images_together;
 use super::plan::Way;
 use super::winograd::{self, F2, F4};
-use super::{backward_input, backward_weight, depthwise, direct};
+use super::{backward_input, backward_weight, depthwise, direct, pointwise};
 use crate::Scratch;
 use crate::gemm::{self, Kernel};
 
@@ -26,6 +26,7 @@ pub(super) fn by(way: Way, geometry: &Geometry, images: usize, threads: usize) -
         Way::Columns => convolve(geometry, images)
             .or(backward_input::scratch(geometry, images))
             .or(backward_weight::scratch(geometry, images, threads)),
+        Way::Pointwise => pointwise::scratch(geometry, images, threads),
         Way::Direct => direct::scratch(geometry, images, threads),
         Way::Winograd2 => winograd::scratch(geometry, images, threads, F2),
         Way::Winograd4 => winograd::scratch(geometry, images, threads, F4),

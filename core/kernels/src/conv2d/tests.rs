@@ -114,6 +114,30 @@ proptest! {
     }
 }
 
+/// A 1×1 convolution of any stride, of images that fill panels, share one, or end within a vector.
+fn one_by_one() -> impl Strategy<Value = (Conv2d, [usize; 4])> {
+    let channels = || prop_oneof![1..20usize, Just(48), 63..70usize].boxed();
+    let side = || prop_oneof![1..12usize, Just(16), Just(20)].boxed();
+    let shape = (1..3usize, channels(), channels(), [side(), side()], 0..6usize);
+    (shape, [1..4usize, 1..4usize], any::<bool>()).prop_map(|((groups, c, k, [h, w], n), stride, bias)| {
+        let op = Conv2d::new(c * groups, k * groups, 1).groups(groups).bias(bias);
+        (Conv2d { stride, ..op }, [n, c * groups, h, w])
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    #[test]
+    fn pointwise_agrees_with_the_twin((op, input) in one_by_one(), threads in 1..4usize) {
+        for way in [Way::Pointwise, Way::Columns] {
+            if let Some(computed) = By::new(op.clone(), way, input.into()) {
+                compare(&op, &computed, &input, threads);
+            }
+        }
+    }
+}
+
 /// What strides are computed by: shapes of residual networks, small and odd ones.
 #[test]
 fn strided_ways_agree_with_the_twin() {

@@ -118,6 +118,11 @@ impl Kernel {
         self.name
     }
 
+    /// Rows that are read together.
+    pub(crate) fn vector(&self) -> usize {
+        self.vector
+    }
+
     /// Rows of a panel.
     pub(crate) fn width(&self) -> usize {
         self.width

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 pub(crate) use blocks::multiply as multiply_panels;
 pub(crate) use blocks::{Output, Panels, ROWS_STRIP, multiply_packed, scratch_len, tile_rows};
-pub(crate) use kernel::{Kernel, MAX_WIDTH};
+pub(crate) use kernel::{Kernel, MAX_WIDTH, Tile};
 
 use crate::{Scratch, Threads};
 
@@ -154,6 +154,21 @@ impl<'a> Matrix<'a> {
     /// Number of columns.
     pub(crate) fn cols(self) -> usize {
         self.cols
+    }
+
+    /// Number of rows.
+    pub(crate) fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// From the first element on.
+    pub(crate) fn data(self) -> &'a [f32] {
+        self.data
+    }
+
+    /// From one row to the next, and from one column to the next.
+    pub(crate) fn strides(self) -> [usize; 2] {
+        [self.row_stride, self.col_stride]
     }
 
     /// Some of the rows.
