@@ -63,7 +63,7 @@ fn as_convolution(
     let group_len = c * k * taps;
     if taps == 1 {
         let weights = |group: usize| Matrix::new(&weight[group * group_len..][..group_len], k, c);
-        return convolve(threads, transposed, dy, weights, start, dx.data);
+        return convolve(threads, transposed, dy, weights, start.into(), dx.data);
     }
     // `[K, C, taps]` → `[C, K, taps reversed]` in each group.
     let mut turned = threads.scratch(weight.len());
@@ -77,7 +77,7 @@ fn as_convolution(
     let (turned, depth) = (&*turned, k * taps);
     let weights =
         |group: usize| Matrix::strided(&turned[group * group_len..][..group_len], [depth, c], [1, depth]);
-    convolve(threads, transposed, dy, weights, start, dx.data);
+    convolve(threads, transposed, dy, weights, start.into(), dx.data);
 }
 
 /// Elements of the columns' gradient made at a time.

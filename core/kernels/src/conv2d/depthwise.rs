@@ -2,7 +2,7 @@
 //! there is no dilation.
 
 use super::depthwise_rows::{self as rows, Correlate, Scatter, WeightGradient};
-use super::forward::Start;
+use super::forward::{Ends, Start};
 use super::geometry::Geometry;
 use crate::pool::phases::Phases;
 use crate::simd::{self, vectorised};
@@ -14,7 +14,7 @@ pub(super) fn forward(
     geometry: &Geometry,
     x: &[f32],
     weight: &[f32],
-    start: Start<'_>,
+    ends: Ends<'_>,
     y: &mut [f32],
 ) {
     let (taps, multiplier) = (geometry.taps(), geometry.outputs);
@@ -28,18 +28,23 @@ pub(super) fn forward(
         };
         for (m, y) in outputs.chunks_mut(geometry.output_plane()).enumerate() {
             let channel = (input * multiplier + m) % channels;
-            match start {
+            match ends.start {
                 Start::Zero => y.fill(0.0),
                 Start::Bias(bias) => y.fill(bias[channel]),
                 Start::Keep => {}
             }
             let kernel = &weight[channel * taps..][..taps];
             match windows {
-                Some(windows) => {
-                    simd::dispatch(Correlate { windows, phases: &padded.data, kernel, turned: false, y })
-                }
+                Some(windows) => simd::dispatch(Correlate {
+                    windows,
+                    phases: &padded.data,
+                    kernel,
+                    turned: false,
+                    y: &mut *y,
+                }),
                 None => forward_plane(geometry, &padded.data, kernel, y),
             }
+            ends.finish.plane(input * multiplier + m, channels, y);
         }
     });
 }

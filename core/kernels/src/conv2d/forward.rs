@@ -3,6 +3,7 @@ use super::geometry::Geometry;
 use super::pieces::{Piece, divide, images_together};
 use crate::Threads;
 use crate::gemm::{self, Kernel, Matrix, Output};
+use crate::simd::vectorised;
 
 /// What an output holds before the products are added.
 #[derive(Clone, Copy)]
@@ -26,19 +27,88 @@ impl Start<'_> {
     }
 }
 
+/// What is done to an output once its products are added, while it is in the cache:
+/// `y = relu((y − mean) · scale + bias + skip)`, of which any part may be absent.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Finish<'a> {
+    /// Mean, scale and bias of each channel, `[K, 3]`; empty for none.
+    pub affine: &'a [f32],
+    /// What is added, in the shape of the output; empty for none.
+    pub skip: &'a [f32],
+    /// Whether negative values become 0.
+    pub relu: bool,
+}
+
+/// What is done around the products of a pass.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'a> {
+    pub start: Start<'a>,
+    pub finish: Finish<'a>,
+}
+
+impl<'a> From<Start<'a>> for Ends<'a> {
+    /// Nothing afterwards.
+    fn from(start: Start<'a>) -> Self {
+        Ends { start, finish: Finish::default() }
+    }
+}
+
+impl Finish<'_> {
+    /// For plane `p` of the output, `[N·K, plane]`, of which a channel is `p` modulo `channels`.
+    pub(super) fn plane(&self, p: usize, channels: usize, y: &mut [f32]) {
+        if self.affine.is_empty() && self.skip.is_empty() && !self.relu {
+            return;
+        }
+        let affine = self.affine.as_chunks::<3>().0.get(p % channels).copied().unwrap_or([0.0, 1.0, 0.0]);
+        let skip = self.skip.get(p * y.len()..(p + 1) * y.len()).unwrap_or_default();
+        finish(affine, skip, self.relu, y);
+    }
+}
+
+vectorised! {
+    fn finish<'a>(affine: [f32; 3], skip: &'a [f32], relu: bool, y: &'a mut [f32]) -> () {
+        let ([mean, scale, bias], floor) = (affine, if relu { 0.0 } else { f32::NEG_INFINITY });
+        let positive = |y: f32| if y <= floor { floor } else { y };
+        if skip.is_empty() {
+            for y in y {
+                *y = positive((*y - mean) * scale + bias);
+            }
+        } else {
+            for (y, &skip) in y.iter_mut().zip(skip) {
+                *y = positive((*y - mean) * scale + bias + skip);
+            }
+        }
+    }
+}
+
+impl Piece<'_> {
+    /// [`Finish`] for all its planes.
+    pub(super) fn finish(&mut self, geometry: &Geometry, finish: &Finish<'_>) {
+        let (channels, plane) = (geometry.groups * geometry.outputs, geometry.output_plane());
+        let mut planes = self.data.chunks_mut(plane);
+        for image in self.images.clone() {
+            for group in self.groups.clone() {
+                for (channel, y) in self.channels.clone().zip(&mut planes) {
+                    finish.plane(image * channels + group * geometry.outputs + channel, channels, y);
+                }
+            }
+        }
+    }
+}
+
 /// `y[n,k,h,w] = start + Σ_{c,i,j} x[n,c,h·s+i·d−p,w·s+j·d−p] · weight[k,c,i,j]`.
 pub(super) fn forward(
     threads: &Threads,
     geometry: &Geometry,
     x: &[f32],
     weight: &[f32],
-    start: Start<'_>,
+    ends: Ends<'_>,
     y: &mut [f32],
 ) {
     let (k, depth) = (geometry.outputs, geometry.depth());
     let weights =
         |group: usize| Matrix::strided(&weight[group * k * depth..][..k * depth], [depth, k], [1, depth]);
-    convolve(threads, geometry, x, weights, start, y);
+    convolve(threads, geometry, x, weights, ends, y);
 }
 
 /// A convolution whose weights, `[depth, outputs]` per group, may lie in memory in any order.
@@ -47,7 +117,7 @@ pub(super) fn convolve<'w>(
     geometry: &Geometry,
     x: &[f32],
     weights: impl Fn(usize) -> Matrix<'w> + Send + Sync,
-    start: Start<'_>,
+    ends: Ends<'_>,
     y: &mut [f32],
 ) {
     let (kernel, depth) = (Kernel::detected(), geometry.depth());
@@ -55,14 +125,15 @@ pub(super) fn convolve<'w>(
     let sizes = [geometry.groups, geometry.outputs, geometry.output_plane()];
     let pieces = divide(y, sizes, threads.count(), together, kernel.cols());
     threads.for_each_part(pieces, |_, mut piece| {
-        piece.begin(geometry, start);
+        piece.begin(geometry, ends.start);
         for group in piece.groups.clone() {
             let right = weights(group).columns(piece.channels.clone());
             let channels = group * geometry.inputs..(group + 1) * geometry.inputs;
             let images = Images::new(threads, geometry, x, piece.images.clone(), channels);
-            let keep = if matches!(start, Start::Zero) { 0.0 } else { 1.0 };
+            let keep = if matches!(ends.start, Start::Zero) { 0.0 } else { 1.0 };
             group_product(threads, kernel, geometry, &images, right, keep, &mut piece, group);
         }
+        piece.finish(geometry, &ends.finish);
     });
 }
 

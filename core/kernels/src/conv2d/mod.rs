@@ -27,7 +27,8 @@ mod winograd;
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use self::forward::Start;
+pub(crate) use self::forward::Finish;
+use self::forward::{Ends, Start};
 use self::geometry::Geometry;
 #[doc(hidden)]
 pub use self::plan::Way;
@@ -138,7 +139,7 @@ impl Operator for Conv2d {
     }
 
     fn forward(&self, pass: Forward<'_>) {
-        self.forward_by(None, pass);
+        self.forward_with(None, pass, Finish::default());
     }
 
     fn backward(&self, pass: Backward<'_>) {
@@ -147,20 +148,21 @@ impl Operator for Conv2d {
 }
 
 impl Conv2d {
-    /// Forward pass, by a given way or by the one for the shape.
-    fn forward_by(&self, way: Option<Way>, pass: Forward<'_>) {
+    /// Forward pass with what follows it, by a given way or by the one for the shape.
+    pub(crate) fn forward_with(&self, way: Option<Way>, pass: Forward<'_>, finish: Finish<'_>) {
         let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
         let (weight, threads, y) = (pass.params[0].data(), pass.threads, pass.output.data);
         let images = pass.inputs[0].shape.dims()[0];
         let start = pass.params.get(1).map_or(Start::Zero, |bias| Start::Bias(bias.data()));
+        let ends = Ends { start, finish };
         let kernels = Kernels { data: weight, channels: geometry.inputs, turned: false };
         match way.unwrap_or_else(|| Way::of(&geometry, images)) {
-            Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, start, y),
-            Way::Columns => forward::forward(threads, &geometry, x, weight, start, y),
-            Way::Pointwise => pointwise::forward(threads, &geometry, x, weight, start, y),
-            Way::Direct => direct::forward(threads, &geometry, x, weight, start, y),
-            Way::Winograd2 => winograd::convolve(threads, &geometry, x, kernels, F2, start, y),
-            Way::Winograd4 => winograd::convolve(threads, &geometry, x, kernels, F4, start, y),
+            Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, ends, y),
+            Way::Columns => forward::forward(threads, &geometry, x, weight, ends, y),
+            Way::Pointwise => pointwise::forward(threads, &geometry, x, weight, ends, y),
+            Way::Direct => direct::forward(threads, &geometry, x, weight, ends, y),
+            Way::Winograd2 => winograd::convolve(threads, &geometry, x, kernels, F2, ends, y),
+            Way::Winograd4 => winograd::convolve(threads, &geometry, x, kernels, F4, ends, y),
         }
     }
 
@@ -234,7 +236,7 @@ impl Operator for By {
     }
 
     fn forward(&self, pass: Forward<'_>) {
-        self.0.forward_by(Some(self.1), pass);
+        self.0.forward_with(Some(self.1), pass, Finish::default());
     }
 
     fn backward(&self, pass: Backward<'_>) {

@@ -4,7 +4,7 @@
 //! stride keeps, and small images, side by side, so that panels are full.
 
 use super::backward_weight;
-use super::forward::Start;
+use super::forward::{Ends, Start};
 use super::geometry::Geometry;
 use super::pieces::{Piece, divide};
 use crate::gemm::{Kernel, Matrix, Tile};
@@ -26,13 +26,14 @@ pub(super) fn forward(
     geometry: &Geometry,
     x: &[f32],
     weight: &[f32],
-    start: Start<'_>,
+    ends: Ends<'_>,
     y: &mut [f32],
 ) {
     let (c, k) = (geometry.inputs, geometry.outputs);
     let weights = |group: usize| Matrix::strided(&weight[group * k * c..][..k * c], [c, k], [1, c]);
-    Pass { groups: geometry.groups, read: read(geometry), made: made(geometry), start }
-        .run(threads, x, weights, y);
+    let pass =
+        Pass { groups: geometry.groups, read: read(geometry), made: made(geometry), start: ends.start };
+    pass.run(threads, x, weights, y, |piece| piece.finish(geometry, &ends.finish));
 }
 
 /// See [`super::backward_input::backward_input`].
@@ -46,8 +47,8 @@ pub(super) fn backward_input(
     let (c, k) = (geometry.inputs, geometry.outputs);
     let weights = |group: usize| Matrix::new(&weight[group * k * c..][..k * c], k, c);
     let start = if dx.accumulate { Start::Keep } else { Start::Zero };
-    Pass { groups: geometry.groups, read: made(geometry), made: read(geometry), start }
-        .run(threads, dy, weights, dx.data);
+    let pass = Pass { groups: geometry.groups, read: made(geometry), made: read(geometry), start };
+    pass.run(threads, dy, weights, dx.data, |_| ());
 }
 
 /// See [`backward_weight::backward_weight`].
@@ -201,6 +202,7 @@ impl Pass<'_> {
         from: &[f32],
         weights: impl Fn(usize) -> Matrix<'w> + Send + Sync,
         to: &mut [f32],
+        finish: impl Fn(&mut Piece<'_>) + Send + Sync,
     ) {
         let (kernel, sizes) = (Kernel::detected(), [self.groups, self.made.channels, self.made.plane()]);
         let pieces = divide(to, sizes, threads.count(), together(self.read.count()), kernel.cols());
@@ -210,6 +212,7 @@ impl Pass<'_> {
                 let left = self.left(threads, from, &piece, group);
                 self.multiply(threads, kernel, &left, weights, &mut piece, group);
             }
+            finish(&mut piece);
         });
     }
 

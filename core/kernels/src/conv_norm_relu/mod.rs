@@ -4,10 +4,8 @@ use tensor::{Shape, ShapeError};
 
 use crate::add::Add;
 use crate::batch_norm::{BatchNorm2d, inverse_deviation};
-use crate::channels::Layout;
-use crate::conv2d::Conv2d;
-use crate::simd::vectorised;
-use crate::{Backward, Forward, Mode, Operator, ParamSpec, Reads, SavedLen, Scratch, Threads};
+use crate::conv2d::{Conv2d, Finish};
+use crate::{Backward, Forward, Mode, Operator, ParamSpec, Reads, SavedLen, Scratch};
 
 /// `y = relu(norm(conv(x)) + skip)` in evaluation; of what follows the convolution, any part may be absent.
 ///
@@ -77,7 +75,8 @@ impl Operator for ConvNormRelu {
     }
 
     fn scratch(&self, inputs: &[Shape], threads: usize) -> Scratch {
-        self.conv.scratch(&inputs[..1], threads)
+        let affine = Scratch::shared([self.affine_len(self.conv.out_channels)]);
+        self.conv.scratch(&inputs[..1], threads).and(affine)
     }
 
     /// # Panics
@@ -85,27 +84,17 @@ impl Operator for ConvNormRelu {
     fn forward(&self, pass: Forward<'_>) {
         assert!(pass.mode == Mode::Eval, "a graph that was rewritten for inference runs in evaluation mode");
         let (own, norm) = pass.params.split_at(self.conv.params().len());
-        let layout = Layout::of(pass.output.shape);
-        let Forward { inputs, output, saved, mode, threads, .. } = pass;
-        let shape = output.shape;
-        let y = output.data;
-        self.conv.forward(Forward {
-            inputs: &inputs[..1],
-            params: own,
-            buffers: &mut [],
-            output: tensor::ViewMut { shape, data: &mut *y },
-            saved,
-            mode,
-            threads,
-        });
-        let affine = |c: usize| match (&self.norm, norm, &*pass.buffers) {
-            (Some(op), [weight, bias], [mean, variance]) => {
+        let mut affine = pass.threads.scratch(self.affine_len(self.conv.out_channels));
+        if let (Some(op), [weight, bias], [mean, variance]) = (&self.norm, norm, &*pass.buffers) {
+            for (c, affine) in affine.chunks_mut(3).enumerate() {
                 let scale = inverse_deviation(variance.data()[c], op.eps) * weight.data()[c];
-                [mean.data()[c], scale, bias.data()[c]]
+                affine.copy_from_slice(&[mean.data()[c], scale, bias.data()[c]]);
             }
-            _ => [0.0, 1.0, 0.0],
-        };
-        finish(threads, layout, affine, inputs.get(1).map(|skip| skip.data), self.relu, y);
+        }
+        let skip = pass.inputs.get(1).map_or(&[][..], |skip| skip.data);
+        let finish = Finish { affine: &affine, skip, relu: self.relu };
+        let inputs = &pass.inputs[..1];
+        self.conv.forward_with(None, Forward { inputs, params: own, buffers: &mut [], ..pass }, finish);
     }
 
     /// # Panics
@@ -115,44 +104,10 @@ impl Operator for ConvNormRelu {
     }
 }
 
-/// `y = relu((y − mean) · scale + bias + skip)`, in place; `affine(c)` is mean, scale and bias of a channel.
-fn finish(
-    threads: &Threads,
-    layout: Layout,
-    affine: impl Fn(usize) -> [f32; 3] + Send + Sync,
-    skip: Option<&[f32]>,
-    relu: bool,
-    y: &mut [f32],
-) {
-    let plane = layout.plane.max(1);
-    let together = (crate::elementwise::PART / plane).max(1);
-    threads.for_each_chunk(y, together * plane, |part, y| {
-        for (i, y) in y.chunks_mut(plane).enumerate() {
-            let p = part * together + i;
-            let skip = skip.map_or(&[][..], |skip| &skip[p * plane..][..y.len()]);
-            finish_plane(affine(p % layout.channels), skip, relu, y);
-        }
-    });
-}
-
-vectorised! {
-    fn finish_plane<'a>(
-        affine: [f32; 3],
-        skip: &'a [f32],
-        relu: bool,
-        y: &'a mut [f32],
-    ) -> () {
-        let ([mean, scale, bias], floor) = (affine, if relu { 0.0 } else { f32::NEG_INFINITY });
-        let positive = |y: f32| if y <= floor { floor } else { y };
-        if skip.is_empty() {
-            for y in y {
-                *y = positive((*y - mean) * scale + bias);
-            }
-        } else {
-            for (y, &skip) in y.iter_mut().zip(skip) {
-                *y = positive((*y - mean) * scale + bias + skip);
-            }
-        }
+impl ConvNormRelu {
+    /// Mean, scale and bias of each channel, where there is a norm.
+    fn affine_len(&self, channels: usize) -> usize {
+        if self.norm.is_some() { 3 * channels } else { 0 }
     }
 }
 

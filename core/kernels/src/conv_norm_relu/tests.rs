@@ -10,16 +10,27 @@ use crate::{Mode, Operator};
 
 const DIMS: [usize; 4] = [3, 4, 9, 11];
 
-fn variants() -> Vec<ConvNormRelu> {
-    let conv = |bias| Conv2d::new(4, 6, 3).padding(1).stride(2).bias(bias);
-    let all = (0..16).map(|bits| [1, 2, 4, 8].map(|bit| bits & bit != 0));
-    let op = |[bias, norm, add, relu]: [bool; 4]| ConvNormRelu {
-        conv: conv(bias),
-        norm: norm.then(|| BatchNorm2d::new(6)),
-        add,
-        relu,
+/// Every part present or absent, of a convolution of each way, with its images.
+fn variants() -> Vec<(ConvNormRelu, [usize; 4])> {
+    let convs = [
+        (Conv2d::new(4, 6, 3).padding(1).stride(2), [3, 4, 9, 11]),
+        (Conv2d::new(20, 70, 3).padding(1), [5, 20, 4, 4]),
+        (Conv2d::new(17, 33, 3).padding(1), [3, 17, 18, 9]),
+        (Conv2d::new(20, 40, 3).padding(1).stride(2), [3, 20, 8, 8]),
+        (Conv2d::new(16, 40, 1), [3, 16, 8, 8]),
+        (Conv2d::new(9, 8, 1), [7, 9, 4, 4]),
+        (Conv2d::new(9, 70, 1).stride(2), [3, 9, 7, 5]),
+        (Conv2d::new(6, 12, 3).padding(1).groups(6), [3, 6, 8, 8]),
+        (Conv2d::new(6, 4, 1).groups(2), [3, 6, 8, 8]),
+    ];
+    let all = |(conv, dims): (Conv2d, [usize; 4])| {
+        let bits = (0..16).map(|bits| [1, 2, 4, 8].map(|bit| bits & bit != 0));
+        bits.map(move |[bias, norm, add, relu]| {
+            let norm = norm.then(|| BatchNorm2d::new(conv.out_channels));
+            (ConvNormRelu { conv: conv.clone().bias(bias), norm, add, relu }, dims)
+        })
     };
-    all.map(op).collect()
+    convs.into_iter().flat_map(all).collect()
 }
 
 fn eval<'a>(
@@ -36,11 +47,12 @@ fn eval<'a>(
 /// The parts one after the other, each tested against its twin.
 #[test]
 fn equals_its_parts() {
-    for op in variants() {
-        let (x, skip) = (random(&DIMS, 1), random(&[3, 6, 5, 6], 2));
+    for (op, dims) in variants() {
+        let (k, output) = (op.conv.out_channels, op.conv.infer(&[dims.into()]).expect("it fits"));
+        let (x, skip) = (random(&dims, 1), random(output.dims(), 2));
         let params: Vec<_> =
             op.params().iter().enumerate().map(|(i, p)| random(p.shape.dims(), 10 + i as u64)).collect();
-        let statistics = vec![random(&[6], 4), Tensor::from_fn([6], |i| 0.5 + i as f32)];
+        let statistics = vec![random(&[k], 4), Tensor::from_fn([k], |i| 0.5 + i as f32)];
         let buffers = if op.norm.is_some() { statistics } else { Vec::new() };
         let (own, norm) = params.split_at(op.conv.params().len());
         let mut expected = eval(&op.conv, vec![x.clone()], own.to_vec(), Vec::new()).forward().0;
@@ -56,7 +68,7 @@ fn equals_its_parts() {
         let inputs = if op.add { vec![x, skip] } else { vec![x] };
         for threads in [1, 2] {
             let mut node = eval(&op, inputs.clone(), params.clone(), buffers.clone()).threads(threads);
-            assert_eq!(node.forward().0, expected, "{}", op.name());
+            assert_eq!(node.forward().0, expected, "{} of {:?}", op.name(), op.conv);
         }
     }
 }

@@ -20,14 +20,15 @@ pub(in super::super) fn backward_input(
     let (columns, start) =
         (made.pitch - read.margin[1], if dx.accumulate { Start::Keep } else { Start::Zero });
     let pass = Pass { weights, read, inputs: k, made, outputs: c, columns, start };
-    pass.run(threads, dy, dx.data, |phase| {
+    let taps = |phase: usize| {
         (0..geometry.taps()).filter_map(move |tap| {
             let at = [tap / across, tap % across];
             let of_phase = at.map(|i| i % made.stride) == [phase / made.phases[1], phase % made.phases[1]];
             let back = [0, 1].map(|axis| read.margin[axis] - at[axis] / made.stride);
             of_phase.then_some([tap, back[0] * made.pitch + back[1]])
         })
-    });
+    };
+    pass.run(threads, dy, dx.data, taps, |_| ());
 }
 
 /// The gradients of the outputs, with a margin as wide as taps reach back; and the inputs, by phase, at the same pitch.

@@ -1,4 +1,4 @@
-use super::super::forward::Start;
+use super::super::forward::Ends;
 use super::super::geometry::Geometry;
 use super::weights::{Layout, Weights};
 use super::{Pass, input_lattice, output_lattice, pass_scratch, shift};
@@ -11,14 +11,16 @@ pub(in super::super) fn forward(
     geometry: &Geometry,
     x: &[f32],
     weight: &[f32],
-    start: Start<'_>,
+    ends: Ends<'_>,
     y: &mut [f32],
 ) {
     let (c, k, taps) = (geometry.inputs, geometry.outputs, geometry.taps());
     let (read, made) = (input_lattice(geometry), output_lattice(geometry));
     let weights = Weights::new(threads, weight, [k, c, taps], false, Kernel::detected().width());
-    let pass = Pass { weights, read, inputs: c, made, outputs: k, columns: geometry.output[1], start };
-    pass.run(threads, x, y, |_| (0..taps).map(|tap| [tap, shift(geometry, &read, tap)]));
+    let pass =
+        Pass { weights, read, inputs: c, made, outputs: k, columns: geometry.output[1], start: ends.start };
+    let taps = |_| (0..taps).map(|tap| [tap, shift(geometry, &read, tap)]);
+    pass.run(threads, x, y, taps, |piece| piece.finish(geometry, &ends.finish));
 }
 
 /// What [`forward`] takes for so many images or fewer.

@@ -14,7 +14,7 @@ use self::weights::{Layout, Weights};
 use super::blocks::LANES;
 use super::forward::Start;
 use super::geometry::Geometry;
-use super::pieces::divide;
+use super::pieces::{Piece, divide};
 use crate::gemm::{self, Kernel, Matrix, Output};
 use crate::{Scratch, Threads};
 
@@ -115,13 +115,14 @@ impl Pass<'_> {
         from: &[f32],
         to: &mut [f32],
         taps: impl Fn(usize) -> I + Send + Sync,
+        finish: impl Fn(&mut Piece<'_>) + Send + Sync,
     ) {
         let (depth, width) = (self.weights.layout.depth, self.weights.layout.width);
         let (from_len, made_len) = (self.read.positions() * depth, self.made.positions() * width);
         let plane = |lattice: &Lattice| lattice.image[0] * lattice.image[1];
         let (from_plane, to_plane) = (plane(&self.read), plane(&self.made));
         let pieces = divide(to, [1, self.outputs, to_plane], threads.count(), together(from_len), width);
-        threads.for_each_part(pieces, |_, piece| {
+        threads.for_each_part(pieces, |_, mut piece| {
             let mut copies = threads.scratch(piece.images.len() * from_len);
             let mut made = threads.scratch(piece.images.len() * made_len);
             for (image, copy) in piece.images.clone().zip(copies.chunks_mut(from_len)) {
@@ -139,6 +140,7 @@ impl Pass<'_> {
                     self.made.write(made, width, lanes, self.start, first, &mut planes[own..]);
                 }
             }
+            finish(&mut piece);
         });
     }
 

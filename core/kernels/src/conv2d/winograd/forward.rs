@@ -3,7 +3,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{self, LANES, Window};
-use super::super::forward::Start;
+use super::super::forward::{Ends, Start};
 use super::super::geometry::Geometry;
 use super::super::pieces::{Piece, divide};
 use super::read::{ReadChunk, Source};
@@ -22,7 +22,7 @@ pub(in super::super) fn convolve<const M: usize, const T: usize, F: Transform<M,
     x: &[f32],
     kernels: Kernels<'_>,
     transform: F,
-    start: Start<'_>,
+    ends: Ends<'_>,
     y: &mut [f32],
 ) {
     let kernel = Kernel::detected();
@@ -30,8 +30,12 @@ pub(in super::super) fn convolve<const M: usize, const T: usize, F: Transform<M,
     let tiling = Tiling::new(geometry, M);
     let sizes = [1, geometry.outputs, geometry.output_plane()];
     let pieces = divide(y, sizes, threads.count(), tiling.images_together(), weights.layout.width);
-    let convolution = Convolution { kernel, geometry, tiling, weights: &weights, transform, start };
-    threads.for_each_part(pieces, |_, mut piece| convolution.run(threads, x, &mut piece));
+    let convolution =
+        Convolution { kernel, geometry, tiling, weights: &weights, transform, start: ends.start };
+    threads.for_each_part(pieces, |_, mut piece| {
+        convolution.run(threads, x, &mut piece);
+        piece.finish(geometry, &ends.finish);
+    });
 }
 
 /// What [`convolve`] takes for so many images or fewer.

@@ -54,7 +54,7 @@ pub(super) fn backward_input<const M: usize, const T: usize, F: Transform<M, T>>
     let transposed = geometry.transposed().expect("`serves` asks for stride 1 and little padding");
     let start = if dx.accumulate { Start::Keep } else { Start::Zero };
     let kernels = Kernels { data: weight, channels: geometry.inputs, turned: true };
-    convolve(threads, &transposed, dy, kernels, transform, start, dx.data);
+    convolve(threads, &transposed, dy, kernels, transform, start.into(), dx.data);
 }
 
 /// What the three passes take for so many images or fewer.
