@@ -58,8 +58,9 @@ impl<'a> Images<'a> {
 
 impl Panels for Images<'_> {
     fn pack(&self, rows: Range<usize>, depth: Range<usize>, width: usize, out: &mut [f32]) {
-        let runs = Runs::new(self.geometry, rows, self.image_stride);
-        pack(&runs, depth, self.geometry, self.data(), width, out);
+        let mut runs = Runs::new(self.geometry, rows, self.image_stride);
+        let len = runs.equalise();
+        pack(&runs, len, depth, self.geometry, self.data(), width, out);
     }
 
     fn strip(&self) -> usize {
@@ -142,10 +143,19 @@ impl Runs {
         &self.runs[..self.count]
     }
 
-    /// The length all runs have, or 0.
-    fn common_len(&self) -> usize {
-        let len = self.runs[0].len;
-        if self.get().iter().all(|run| run.len == len) { len } else { 0 }
+    /// Cuts the runs into equal ones of a length that [`pack_runs`] is compiled for, and returns it; 0 where there is none.
+    fn equalise(&mut self) -> usize {
+        let all = |len: &usize| self.get().iter().all(|run| run.len.is_multiple_of(*len));
+        let Some(len) = [64, 32, 16, 8, 4].into_iter().find(all) else { return 0 };
+        let mut equal = Runs { runs: [Run::default(); MAX_WIDTH], count: 0 };
+        for run in self.get() {
+            for start in (run.start..run.start + run.len).step_by(len) {
+                equal.runs[equal.count] = Run { start, len };
+                equal.count += 1;
+            }
+        }
+        *self = equal;
+        len
     }
 }
 
@@ -189,6 +199,7 @@ impl Iterator for Taps<'_> {
 vectorised! {
     fn pack<'a>(
         runs: &'a Runs,
+        len: usize,
         depth: Range<usize>,
         geometry: &'a Geometry,
         data: &'a [f32],
@@ -196,7 +207,7 @@ vectorised! {
         out: &'a mut [f32],
     ) -> () {
         let taps = Taps::new(geometry, depth).zip(out.chunks_mut(width));
-        match runs.common_len() {
+        match len {
             64 => pack_runs::<64>(runs, taps, data),
             32 => pack_runs::<32>(runs, taps, data),
             16 => pack_runs::<16>(runs, taps, data),
