@@ -178,6 +178,12 @@ fn small_model() {
         total += microseconds(&format!("batch_norm2d {c}, {h}"), times, &BatchNorm2d::new(c), &shape);
         total += microseconds(&format!("relu {c}, {h}"), times - 1, &Relu, &shape);
     }
+    total += microseconds(
+        "adaptive_avg_pool2d 512, 4",
+        1,
+        &AdaptiveAvgPool2d { output: [1; 2] },
+        &[BATCH, 512, 4, 4],
+    );
     println!("{total:.0} microseconds in all");
 }
 

@@ -5,7 +5,7 @@ use tensor::{Shape, ShapeError};
 
 use super::phases::{Phases, load, load_mut, load_some, store_some};
 use super::{Attributes, Plane, infer_windows};
-use crate::simd;
+use crate::simd::{self, vectorised};
 use crate::{Backward, Forward, Operator, Reads, Scratch, check};
 use pulp::{Simd, WithSimd};
 
@@ -188,11 +188,73 @@ impl Operator for AdaptiveAvgPool2d {
     }
 
     fn forward(&self, pass: Forward<'_>) {
-        forward(self, pass);
+        if self.output != [1, 1] {
+            return forward(self, pass);
+        }
+        let (x, plane) =
+            (pass.inputs[0].data, Plane::new(pass.inputs[0].shape, pass.output.shape).input_len());
+        pass.threads.for_each_chunk(pass.output.data, TOGETHER, |part, out| {
+            means(&x[part * TOGETHER * plane..][..out.len() * plane], plane, out);
+        });
     }
 
     fn backward(&self, pass: Backward<'_>) {
-        backward(self, pass);
+        if self.output != [1, 1] {
+            return backward(self, pass);
+        }
+        let Some(grad) = &mut pass.grad_inputs[0] else { return };
+        let (dy, plane) =
+            (pass.grad_output.data, Plane::new(pass.inputs[0].shape, pass.output.shape).input_len());
+        let accumulate = grad.accumulate;
+        pass.threads.for_each_chunk(grad.data, TOGETHER * plane, |part, dx| {
+            spread(&dy[part * TOGETHER..][..dx.len() / plane], plane, accumulate, dx);
+        });
+    }
+}
+
+/// Planes whose means are taken in one job.
+const TOGETHER: usize = 256;
+
+vectorised! {
+    /// The mean of each plane.
+    fn means<'a>(x: &'a [f32], plane: usize, out: &'a mut [f32]) -> () {
+        const LANES: usize = 16;
+        let share = 1.0 / plane as f32;
+        for (out, x) in out.iter_mut().zip(x.chunks_exact(plane)) {
+            let (whole, rest) = x.as_chunks::<LANES>();
+            let mut lanes = [0.0f32; LANES];
+            for x in whole {
+                for l in 0..LANES {
+                    lanes[l] += x[l];
+                }
+            }
+            for (lane, &x) in lanes.iter_mut().zip(rest) {
+                *lane += x;
+            }
+            let mut width = LANES;
+            while width > 1 {
+                width /= 2;
+                for l in 0..width {
+                    lanes[l] += lanes[l + width];
+                }
+            }
+            *out = lanes[0] * share;
+        }
+    }
+}
+
+vectorised! {
+    /// Gives each element of a plane its share of the mean's gradient.
+    fn spread<'a>(dy: &'a [f32], plane: usize, accumulate: bool, dx: &'a mut [f32]) -> () {
+        let share = 1.0 / plane as f32;
+        for (dx, &dy) in dx.chunks_exact_mut(plane).zip(dy) {
+            let part = dy * share;
+            if accumulate {
+                dx.iter_mut().for_each(|dx| *dx += part);
+            } else {
+                dx.iter_mut().for_each(|dx| *dx = part);
+            }
+        }
     }
 }
 
