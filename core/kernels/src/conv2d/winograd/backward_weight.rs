@@ -1,12 +1,14 @@
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{self, LANES, Window};
 use super::super::geometry::Geometry;
 use super::read::{ReadChunk, Source};
-use super::stride;
 use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
 use super::weights::Layout;
+use super::{SLAB, stride};
 use crate::gemm::{self, Kernel, Matrix, Output};
 use crate::simd;
 use crate::{Scratch, Threads};
@@ -42,9 +44,10 @@ pub(super) fn scratch<const M: usize, const T: usize>(
     Scratch::shared([layout.len(T * T), chunks]).and(Scratch::each([block]))
 }
 
-/// Transformed inputs `[T·T, tiles, depth]` and gradients `[T·T, panels, tiles, width]` of one chunk.
+/// Transformed inputs of a slab, `[T·T, tiles, slab]`, and gradients, `[T·T, panels, tiles, width]`, of one chunk.
 fn chunk_lens<const T: usize>(layout: &Layout, tiles: usize) -> [usize; 2] {
-    [T * T * stride(tiles * layout.depth), T * T * stride(layout.panels * tiles * layout.width)]
+    let slab = layout.depth.min(SLAB);
+    [T * T * stride(tiles * slab), T * T * stride(layout.panels * tiles * layout.width)]
 }
 
 struct Sums<'a, F, const M: usize, const T: usize> {
@@ -69,16 +72,20 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
         let mut transformed = threads.scratch(together * chunk_len);
         for first in (0..chunks).step_by(together) {
             let transformed = &mut transformed[..together.min(chunks - first) * chunk_len];
-            threads.for_each_chunk(transformed, chunk_len, |i, to| {
-                self.read(threads, x, dy, &self.tiling.chunk(&images, first + i), to);
-            });
-            threads.for_each_chunk(&mut sums, layout.point(), |at, sums| {
-                for (i, from) in transformed.chunks(chunk_len).enumerate() {
-                    let tiles = self.tiling.chunk(&images, first + i).tiles();
-                    let keep = if first + i == 0 { 0.0 } else { 1.0 };
-                    self.add(at / (T * T), at % (T * T), tiles, from, keep, sums);
-                }
-            });
+            for start in (0..self.geometry.inputs).step_by(SLAB) {
+                let slab = start..self.geometry.inputs.min(start + SLAB);
+                threads.for_each_chunk(transformed, chunk_len, |i, to| {
+                    self.read(threads, x, dy, &self.tiling.chunk(&images, first + i), &slab, to);
+                });
+                threads.for_each_chunk(&mut sums, layout.point(), |at, sums| {
+                    let sums = &mut sums[slab.start * layout.width..];
+                    for (i, from) in transformed.chunks(chunk_len).enumerate() {
+                        let tiles = self.tiling.chunk(&images, first + i).tiles();
+                        let keep = if first + i == 0 { 0.0 } else { 1.0 };
+                        self.add([at / (T * T), at % (T * T)], slab.len(), tiles, from, keep, sums);
+                    }
+                });
+            }
         }
         let panel = T * T * layout.point();
         threads.for_each_chunk(dw, layout.width * self.geometry.depth(), |i, dw| {
@@ -86,37 +93,51 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Sums<'_, F, M, T> {
         });
     }
 
-    /// Transforms the tiles of one chunk.
-    fn read(&self, threads: &Threads, x: &[f32], dy: &[f32], chunk: &Chunk, to: &mut [f32]) {
+    /// Transforms the tiles of one chunk: a slab of the inputs, and before the first the gradients.
+    fn read(
+        &self,
+        threads: &Threads,
+        x: &[f32],
+        dy: &[f32],
+        chunk: &Chunk,
+        slab: &Range<usize>,
+        to: &mut [f32],
+    ) {
         let mut block = threads.scratch(self.tiling.block_len());
         let (inputs, gradients) = to.split_at_mut(chunk_lens::<T>(&self.layout, chunk.tiles())[0]);
         let (transform, tiling) = (self.transform, &self.tiling);
-        let read = |source, images, all, width| ReadChunk {
+        let read = |source, images, all, channels, width| ReadChunk {
             transform,
             source,
             tiling,
             chunk,
             images,
             all,
-            channels: 0..all,
+            channels,
             width,
         };
-        read(Source::Input, x, self.geometry.inputs, self.layout.depth).run::<M, T>(&mut block, inputs);
-        read(Source::OutputGradient, dy, self.geometry.outputs, self.layout.width)
-            .run::<M, T>(&mut block, gradients);
+        let (c, k, lanes) = (self.geometry.inputs, self.geometry.outputs, slab.len().next_multiple_of(LANES));
+        read(Source::Input, x, c, slab.clone(), lanes).run::<M, T>(&mut block, inputs);
+        if slab.start == 0 {
+            read(Source::OutputGradient, dy, k, 0..k, self.layout.width).run::<M, T>(&mut block, gradients);
+        }
     }
 
-    /// Adds one chunk's products at one point of one panel, `[depth, width]`.
-    fn add(&self, panel: usize, point: usize, tiles: usize, from: &[f32], keep: f32, sums: &mut [f32]) {
-        let Layout { panels, width, depth } = self.layout;
+    /// Adds one chunk's products with `channels` of a slab at one point of one panel, `[channels, width]`.
+    fn add(
+        &self,
+        [panel, point]: [usize; 2],
+        channels: usize,
+        tiles: usize,
+        from: &[f32],
+        keep: f32,
+        sums: &mut [f32],
+    ) {
+        let (Layout { panels, width, .. }, depth) = (self.layout, channels.next_multiple_of(LANES));
         let (inputs, gradients) = from.split_at(chunk_lens::<T>(&self.layout, tiles)[0]);
         let left =
             &gradients[point * stride(panels * tiles * width) + panel * tiles * width..][..tiles * width];
-        let right = Matrix::strided(
-            &inputs[point * stride(tiles * depth)..],
-            [tiles, self.geometry.inputs],
-            [depth, 1],
-        );
+        let right = Matrix::strided(&inputs[point * stride(tiles * depth)..], [tiles, channels], [depth, 1]);
         let lanes = width.min(self.geometry.outputs - panel * width);
         let mut out = Output { data: sums, row_stride: 1, col_stride: width, place: |row| row, keep };
         gemm::multiply_packed(self.kernel, left, width, 0..lanes, right, 1.0, &mut out);
