@@ -25,25 +25,36 @@ pub(in super::super) fn convolve<const M: usize, const T: usize, F: Transform<M,
     ends: Ends<'_>,
     y: &mut [f32],
 ) {
-    let kernel = Kernel::detected();
-    let weights = Weights::new(threads, kernels, transform, kernel.width());
-    let tiling = Tiling::new(geometry, M);
-    let sizes = [1, geometry.outputs, geometry.output_plane()];
-    let pieces = divide(y, sizes, threads.count(), tiling.images_together(), weights.layout.width);
-    let convolution =
-        Convolution { kernel, geometry, tiling, weights: &weights, transform, start: ends.start };
-    threads.for_each_part(pieces, |_, mut piece| {
-        convolution.run(threads, x, &mut piece);
-        piece.finish(geometry, &ends.finish);
-    });
+    let images = x.len() / (geometry.inputs * geometry.input_plane()).max(1);
+    let convolution = Convolution::new(geometry, transform, ends);
+    if convolution.tiles(images) <= few_tiles(geometry) {
+        convolution.run_few(threads, x, kernels, images, y);
+    } else {
+        convolution.run(threads, x, kernels, y);
+    }
 }
 
 /// What [`convolve`] takes for so many images or fewer.
 pub(super) fn scratch<const M: usize, const T: usize>(geometry: &Geometry, images: usize) -> Scratch {
-    let (tiling, widest) = (Tiling::new(geometry, M), Kernel::detected().width());
-    let layout = Layout::new([geometry.outputs, geometry.inputs], widest);
-    let each = lengths::<T>(&tiling, images, layout);
-    Scratch::shared([layout.len(T * T)]).and(Scratch::each(each))
+    let tiling = Tiling::new(geometry, M);
+    let layout = Layout::new([geometry.outputs, geometry.inputs], Kernel::detected().width());
+    let each = tiling.all(1).tiles();
+    let few = images.min(few_tiles(geometry) / each);
+    let scratch = few_scratch::<T>(&tiling, few, layout);
+    if few == images {
+        return scratch;
+    }
+    let many = Scratch::each(lengths::<T>(&tiling, images, layout));
+    scratch.or(many.and(Scratch::shared([layout.len(T * T)])))
+}
+
+/// Tiles up to which kernels are transformed where they are multiplied.
+///
+/// Transformed for all tiles, kernels are written once and read for each of two chunks or so, `36·C·K` each time; where
+/// they are multiplied they stay in the cache, but transformed tiles are read for every panel, and all products kept.
+fn few_tiles(geometry: &Geometry) -> usize {
+    let [c, k] = [geometry.inputs, geometry.outputs];
+    c * k / (c + 2 * k)
 }
 
 /// Lengths of a slab's transformed tiles, of one panel's products with them, and of a block of channels.
@@ -58,37 +69,111 @@ fn slab(layout: Layout) -> usize {
     if layout.panels == 1 { layout.depth.min(SLAB) } else { layout.depth }
 }
 
+/// What [`Convolution::run_few`] takes.
+fn few_scratch<const T: usize>(tiling: &Tiling, images: usize, layout: Layout) -> Scratch {
+    let [tiles, products, weights] = few_lengths::<T>(tiling, images, layout);
+    let slabs = layout.depth.div_ceil(SLAB);
+    let shared = Scratch::shared([slabs * tiles, layout.panels * products]);
+    shared.and(Scratch::each([weights.max(tiling.image_len())]))
+}
+
+/// Lengths of a slab's transformed tiles, of one panel's products, and of a panel's transformed kernels for a slab.
+fn few_lengths<const T: usize>(tiling: &Tiling, images: usize, layout: Layout) -> [usize; 3] {
+    let (tiles, slab) = (tiling.all(images).tiles(), layout.depth.min(SLAB));
+    [tiles * slab, tiles * layout.width, slab * layout.width].map(|len| T * T * stride(len))
+}
+
 struct Convolution<'a, F, const M: usize, const T: usize> {
     kernel: &'a Kernel,
     geometry: &'a Geometry,
     tiling: Tiling,
-    weights: &'a Weights<'a>,
+    layout: Layout,
     transform: F,
-    start: Start<'a>,
+    ends: Ends<'a>,
 }
 
-impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T> {
-    fn run(&self, threads: &Threads, x: &[f32], piece: &mut Piece<'_>) {
-        let Layout { width, depth, .. } = self.weights.layout;
-        let lens = lengths::<T>(&self.tiling, piece.images.len(), self.weights.layout);
+impl<'a, const M: usize, const T: usize, F: Transform<M, T>> Convolution<'a, F, M, T> {
+    fn new(geometry: &'a Geometry, transform: F, ends: Ends<'a>) -> Self {
+        let kernel = Kernel::detected();
+        let layout = Layout::new([geometry.outputs, geometry.inputs], kernel.width());
+        Convolution { kernel, geometry, tiling: Tiling::new(geometry, M), layout, transform, ends }
+    }
+
+    /// Tiles of so many images.
+    fn tiles(&self, images: usize) -> usize {
+        self.tiling.all(images).tiles()
+    }
+
+    /// With all kernels transformed first; threads divide images.
+    fn run(&self, threads: &Threads, x: &[f32], kernels: Kernels<'_>, y: &mut [f32]) {
+        let weights = Weights::new(threads, kernels, self.transform, self.layout);
+        let sizes = [1, self.geometry.outputs, self.geometry.output_plane()];
+        let pieces = divide(y, sizes, threads.count(), self.tiling.images_together(), self.layout.width);
+        threads.for_each_part(pieces, |_, mut piece| {
+            self.run_piece(threads, x, &weights, &mut piece);
+            piece.finish(self.geometry, &self.ends.finish);
+        });
+    }
+
+    fn run_piece(&self, threads: &Threads, x: &[f32], weights: &Weights<'_>, piece: &mut Piece<'_>) {
+        let Layout { width, depth, .. } = self.layout;
+        let lens = lengths::<T>(&self.tiling, piece.images.len(), self.layout);
         let [mut tiles, mut products, mut block] = lens.map(|len| threads.scratch(len));
         for i in 0..self.tiling.chunks(piece.images.len()) {
             let chunk = self.tiling.chunk(&piece.images, i);
-            for start in (0..depth).step_by(slab(self.weights.layout)) {
-                let slab = start..depth.min(start + slab(self.weights.layout));
+            for start in (0..depth).step_by(slab(self.layout)) {
+                let slab = start..depth.min(start + slab(self.layout));
                 self.read(&chunk, &slab, x).run::<M, T>(&mut block, &mut tiles);
                 for first in piece.channels.clone().step_by(width) {
-                    let lanes = width.min(piece.channels.end - first);
-                    self.multiply(first / width, lanes, &slab, chunk.tiles(), &tiles, &mut products);
+                    let left = &weights.panel(first / width)[slab.start * width..];
+                    let keep = if slab.start == 0 { 0.0 } else { 1.0 };
+                    let left = (left, self.layout.point());
+                    self.multiply(left, slab.len(), (&tiles, chunk.tiles()), keep, &mut products);
                     if slab.end == depth {
-                        self.write(first, lanes, &chunk, &products, &mut block, piece);
+                        let lanes = width.min(piece.channels.end - first);
+                        self.write(first, lanes, &chunk, (&products, chunk.tiles(), 0), &mut block, piece);
                     }
                 }
             }
         }
     }
 
-    fn read<'a>(&'a self, chunk: &'a Chunk, slab: &Range<usize>, x: &'a [f32]) -> ReadChunk<'a, F> {
+    /// For few tiles: all of them transformed first, and kernels where they are multiplied; threads divide panels.
+    fn run_few(&self, threads: &Threads, x: &[f32], kernels: Kernels<'_>, images: usize, y: &mut [f32]) {
+        let Layout { width, depth, panels } = self.layout;
+        let (chunk, lens) = (self.tiling.all(images), few_lengths::<T>(&self.tiling, images, self.layout));
+        let [slab_len, panel_len, weights_len] = lens;
+        let slab = |i: usize| i * SLAB..depth.min((i + 1) * SLAB);
+        let mut tiles = threads.scratch(depth.div_ceil(SLAB) * slab_len);
+        threads.for_each_chunk(&mut tiles, slab_len, |i, to| {
+            let mut block = threads.scratch(self.tiling.image_len());
+            self.read(&chunk, &slab(i), x).run::<M, T>(&mut block, to);
+        });
+        let mut products = threads.scratch(panels * panel_len);
+        threads.for_each_chunk(&mut products, panel_len, |panel, products| {
+            let mut weights = threads.scratch(weights_len);
+            for (i, tiles) in tiles.chunks(slab_len).enumerate() {
+                let (slab, keep) = (slab(i), if i == 0 { 0.0 } else { 1.0 });
+                let point = stride(slab.len() * width);
+                kernels.panel(self.transform, width, panel * width, slab.clone(), point, &mut weights);
+                self.multiply((&weights, point), slab.len(), (tiles, chunk.tiles()), keep, products);
+            }
+        });
+        let sizes = [1, self.geometry.outputs, self.geometry.output_plane()];
+        threads.for_each_part(divide(y, sizes, threads.count(), 1, width), |_, mut piece| {
+            let mut block = threads.scratch(self.tiling.image_len());
+            for first in piece.channels.clone().step_by(width) {
+                let (own, lanes) =
+                    (&products[first / width * panel_len..], width.min(piece.channels.end - first));
+                let before = chunk.tiles_per_image() * piece.images.start;
+                let (own, chunk) = ((own, chunk.tiles(), before), chunk.only(&piece.images));
+                self.write(first, lanes, &chunk, own, &mut block, &mut piece);
+            }
+            piece.finish(self.geometry, &self.ends.finish);
+        });
+    }
+
+    fn read<'b>(&'b self, chunk: &'b Chunk, slab: &Range<usize>, x: &'b [f32]) -> ReadChunk<'b, F> {
         ReadChunk {
             transform: self.transform,
             source: Source::Input,
@@ -101,60 +186,61 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> Convolution<'_, F, M, T
         }
     }
 
-    /// One panel's products `[T·T, tiles, width]`: `Σ_c u · v` at every point, over the channels of a slab and, after the
-    /// first, those before it.
+    /// One panel's products `[T·T, tiles, width]`: `Σ_c u · v` at every point, over the channels of a slab and, with
+    /// `keep` 1, those before it.
+    ///
+    /// - Shapes: `left` `[T·T, slab, width]` with elements from one point to the next; `tiles` `[T·T, tiles, slab]`
     fn multiply(
         &self,
-        panel: usize,
-        lanes: usize,
-        slab: &Range<usize>,
-        tiles: usize,
-        from: &[f32],
+        (left, left_point): (&[f32], usize),
+        slab: usize,
+        (from, tiles): (&[f32], usize),
+        keep: f32,
         products: &mut [f32],
     ) {
-        let (depth, width) = (slab.len(), self.weights.layout.width);
+        let width = self.layout.width;
         for point in 0..T * T {
-            let left = &self.weights.panel(panel, point)[slab.start * width..];
-            let right = Matrix::strided(&from[point * stride(tiles * depth)..], [depth, tiles], [1, depth]);
+            let left = &left[point * left_point..];
+            let right = Matrix::strided(&from[point * stride(tiles * slab)..], [slab, tiles], [1, slab]);
             let data = &mut products[point * stride(tiles * width)..][..tiles * width];
-            let keep = if slab.start == 0 { 0.0 } else { 1.0 };
             let mut out = Output { data, row_stride: 1, col_stride: width, place: |row| row, keep };
-            for k in (0..depth).step_by(DEPTH) {
-                let k = k..depth.min(k + DEPTH);
+            for k in (0..slab).step_by(DEPTH) {
+                let k = k..slab.min(k + DEPTH);
                 let left = &left[k.start * width..k.end * width];
                 let right = right.row_range(k);
-                gemm::multiply_packed(self.kernel, left, width, 0..lanes, right, 1.0, &mut out);
+                gemm::multiply_packed(self.kernel, left, width, 0..width, right, 1.0, &mut out);
                 out.keep = 1.0;
             }
         }
     }
 
-    /// Transforms one panel's products back and puts them in their places.
+    /// Transforms a chunk's products with one panel back and puts them in their places; `products` are of `all` tiles, of
+    /// which `before` come before the chunk's.
     fn write(
         &self,
         first: usize,
         lanes: usize,
         chunk: &Chunk,
-        products: &[f32],
+        (products, all, before): (&[f32], usize, usize),
         block: &mut [f32],
         piece: &mut Piece<'_>,
     ) {
-        let (plane, width) = (self.geometry.output_plane(), self.weights.layout.width);
+        let (plane, width) = (self.geometry.output_plane(), self.layout.width);
         for (n, image) in chunk.images.clone().enumerate() {
             for lane in (0..lanes).step_by(LANES) {
                 let channel = first + lane - piece.channels.start;
                 let at = ((image - piece.images.start) * piece.channels.len() + channel) * plane;
                 simd::dispatch(WriteTiles::<F, M, T> {
                     transform: self.transform,
-                    products: &products[n * chunk.tiles_per_image() * width + lane..],
+                    products: &products[(before + n * chunk.tiles_per_image()) * width + lane..],
                     tile_stride: width,
-                    point_stride: stride(chunk.tiles() * width),
+                    point_stride: stride(all * width),
                     grid: chunk.grid(),
                     block: &mut *block,
                     window: self.tiling.output_window(chunk),
                     count: LANES.min(lanes - lane),
                     plane,
-                    start: self.start,
+                    start: self.ends.start,
                     channel: first + lane,
                     to: &mut piece.data[at..],
                 });

@@ -72,6 +72,11 @@ impl Tiling {
         }
     }
 
+    /// All tiles of so many images.
+    pub(super) fn all(&self, images: usize) -> Chunk {
+        Chunk { images: 0..images, rows: 0..self.count[0], columns: self.count[1] }
+    }
+
     /// The inputs that a chunk's tiles read: its outputs, and two rows and columns more.
     pub(super) fn input_window(&self, chunk: &Chunk) -> Window {
         Window {
@@ -94,11 +99,25 @@ impl Tiling {
 
     /// Elements of the largest block of channels, input or output.
     pub(super) fn block_len(&self) -> usize {
-        (self.rows_together() * self.side + 2) * (self.count[1] * self.side + 2) * LANES
+        self.rows_len(self.rows_together())
+    }
+
+    /// Elements of a block of channels of whole images.
+    pub(super) fn image_len(&self) -> usize {
+        self.rows_len(self.count[0])
+    }
+
+    fn rows_len(&self, rows: usize) -> usize {
+        (rows * self.side + 2) * (self.count[1] * self.side + 2) * LANES
     }
 }
 
 impl Chunk {
+    /// The same rows of some of the images.
+    pub(super) fn only(&self, images: &Range<usize>) -> Chunk {
+        Chunk { images: images.clone(), ..self.clone() }
+    }
+
     /// Rows and columns of tiles in each image.
     pub(super) fn grid(&self) -> [usize; 2] {
         [self.rows.len(), self.columns]

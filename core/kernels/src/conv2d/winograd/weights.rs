@@ -1,5 +1,7 @@
 //! Transformed kernels `G g Gᵀ`, in panels for the matrix product.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::super::blocks::{self, LANES};
@@ -52,12 +54,27 @@ impl Layout {
 pub(super) struct Weights<'a> {
     data: ScratchGuard<'a>,
     points: usize,
-    pub layout: Layout,
+    layout: Layout,
 }
 
 impl Kernels<'_> {
+    /// Transforms the kernels from input channels `depth` (whole blocks) to the `width` output channels from `first` on.
+    ///
+    /// - Shapes: `to` `[T·T, depth, width]`, points `point` apart
+    pub(super) fn panel<const M: usize, const T: usize, F: Transform<M, T>>(
+        self,
+        transform: F,
+        width: usize,
+        first: usize,
+        depth: Range<usize>,
+        point: usize,
+        to: &mut [f32],
+    ) {
+        simd::dispatch(Panel { kernels: self, transform, first, width, depth, point, data: to });
+    }
+
     /// Output and input channels of the convolution made with them.
-    fn sizes(&self) -> [usize; 2] {
+    pub(super) fn sizes(&self) -> [usize; 2] {
         let rows = self.data.len() / (9 * self.channels).max(1);
         if self.turned { [self.channels, rows] } else { [rows, self.channels] }
     }
@@ -89,25 +106,24 @@ impl Kernels<'_> {
 }
 
 impl<'a> Weights<'a> {
-    /// Transforms every kernel; `widest` is the widest panel the product can read.
+    /// Transforms every kernel.
     pub(super) fn new<const M: usize, const T: usize, F: Transform<M, T>>(
         threads: &'a Threads,
         kernels: Kernels<'_>,
         transform: F,
-        widest: usize,
+        layout: Layout,
     ) -> Self {
-        let layout = Layout::new(kernels.sizes(), widest);
         let mut data = threads.scratch(layout.len(T * T));
         threads.for_each_chunk(&mut data, T * T * layout.point(), |panel, data| {
-            simd::dispatch(Panel { kernels, transform, first: panel * layout.width, layout, data });
+            let point = layout.point();
+            kernels.panel(transform, layout.width, panel * layout.width, 0..layout.depth, point, data);
         });
         Weights { data, points: T * T, layout }
     }
 
-    /// Lanes of one panel at one point, `[depth, width]`.
-    pub(super) fn panel(&self, panel: usize, point: usize) -> &[f32] {
-        &self.data[(panel * self.points + point) * self.layout.point()..]
-            [..self.layout.depth * self.layout.width]
+    /// One panel, `[points, depth, width]`, [`Layout::point`] apart.
+    pub(super) fn panel(&self, panel: usize) -> &[f32] {
+        &self.data[panel * self.points * self.layout.point()..][..self.points * self.layout.point()]
     }
 }
 
@@ -115,10 +131,13 @@ impl<'a> Weights<'a> {
 struct Panel<'a, F, const M: usize, const T: usize> {
     kernels: Kernels<'a>,
     transform: F,
-    /// First output channel.
+    /// First output channel, and how many.
     first: usize,
-    layout: Layout,
-    /// `[T·T, depth, width]`.
+    width: usize,
+    /// Input channels.
+    depth: Range<usize>,
+    /// `[T·T, depth, width]`, points `point` apart.
+    point: usize,
     data: &'a mut [f32],
 }
 
@@ -127,13 +146,13 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, 
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let outputs = self.kernels.sizes()[0];
+        let [outputs, _] = self.kernels.sizes();
         let (to, _) = S::as_mut_simd_f32s(self.data);
-        let (transform, layout) = (self.transform, self.layout);
-        let (vectors, point) = (LANES / S::F32_LANES, layout.point() / S::F32_LANES);
+        let (transform, width) = (self.transform, self.width);
+        let (vectors, point) = (LANES / S::F32_LANES, self.point / S::F32_LANES);
         let mut taps = OnLines::<{ 9 * LANES * LANES }>::zeros();
-        for c in (0..layout.depth).step_by(LANES) {
-            for lane in (0..layout.width).step_by(LANES) {
+        for c in self.depth.clone().step_by(LANES) {
+            for lane in (0..width).step_by(LANES) {
                 let k = self.first + lane;
                 match outputs.checked_sub(k) {
                     Some(left @ 1..) => self.kernels.read(simd, k, left.min(LANES), c, &mut taps),
@@ -142,7 +161,7 @@ impl<const M: usize, const T: usize, F: Transform<M, T>> WithSimd for Panel<'_, 
                 let (taps, _) = S::as_simd_f32s(&*taps);
                 for (i, taps) in taps.chunks_exact(9 * vectors).enumerate() {
                     for v in 0..vectors {
-                        let at = ((c + i) * layout.width + lane) / S::F32_LANES + v;
+                        let at = ((c - self.depth.start + i) * width + lane) / S::F32_LANES + v;
                         both_axes::<S, 3, T>(
                             simd,
                             #[inline(always)]
