@@ -74,8 +74,9 @@ impl Way {
             Way::Winograd2 => (16.0, tiles(2)),
             Way::Winograd4 => (36.0, tiles(4)),
         };
-        // Transformed weights are written and read once; beyond the caches that is at the memory's speed.
-        let beyond = (points * c * k / CACHED).min(1.0);
+        // Where tiles are many, transformed weights are written and read once; beyond the caches that is at the memory's speed.
+        let many = tiles > winograd::few_tiles(geometry) as f64;
+        let beyond = if many { (points * c * k / CACHED).min(1.0) } else { 0.0 };
         points * (1.45 * tiles * c * k + (14.0 + 75.0 * beyond) * c * k + 17.0 * tiles * (c + k))
     }
 

@@ -52,7 +52,7 @@ pub(super) fn scratch<const M: usize, const T: usize>(geometry: &Geometry, image
 ///
 /// Transformed for all tiles, kernels are written once and read for each of two chunks or so, `36·C·K` each time; where
 /// they are multiplied they stay in the cache, but transformed tiles are read for every panel, and all products kept.
-fn few_tiles(geometry: &Geometry) -> usize {
+pub(in super::super) fn few_tiles(geometry: &Geometry) -> usize {
     let [c, k] = [geometry.inputs, geometry.outputs];
     c * k / (c + 2 * k)
 }

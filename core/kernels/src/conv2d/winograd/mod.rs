@@ -16,7 +16,7 @@ use crate::gemm::Kernel;
 use crate::{GradInput, Scratch, Threads};
 
 pub(super) use backward_weight::backward_weight;
-pub(super) use forward::convolve;
+pub(super) use forward::{convolve, few_tiles};
 pub(super) use transform::{F2, F4, Transform};
 pub(super) use weights::Kernels;
 
