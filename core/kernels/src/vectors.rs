@@ -217,11 +217,8 @@ fn vectors_pooling() {
 #[test]
 fn vectors_linear() {
     family("linear", &["bias", "in_features", "out_features"], |case| {
-        let op = Linear {
-            in_features: case.number("in_features") as usize,
-            out_features: case.number("out_features") as usize,
-            bias: case.flag("bias"),
-        };
+        let op = Linear::new(case.number("in_features") as usize, case.number("out_features") as usize)
+            .bias(case.flag("bias"));
         // Its bias is called `bias`: the second input `b` is another family's.
         let params = if op.bias { &["weight", "bias"][..] } else { &["weight"] };
         case.check(&op, params, TRAIN);

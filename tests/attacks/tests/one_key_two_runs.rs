@@ -108,7 +108,7 @@ fn graph(norm: BatchNorm2d, activation: impl Into<Op>) -> Graph {
         at = builder.add(name, op, &[at]).unwrap();
     }
     at = builder.add("flat", kernels::flatten::Flatten, &[at]).unwrap();
-    builder.add("fc", Linear { in_features: 8, out_features: 10, bias: true }, &[at]).unwrap();
+    builder.add("fc", Linear::new(8, 10).bias(true), &[at]).unwrap();
     builder.finish()
 }
 

@@ -213,7 +213,7 @@ fn linear<'m>(
     });
     let params = std::iter::once(Ok(matrix)).chain(bias).collect::<Result<_, _>>()?;
     let module = reader.module(call, 1, &weight);
-    let op = Linear { in_features, out_features, bias: has_bias };
+    let op = Linear::new(in_features, out_features).bias(has_bias);
     let value = reader.append(call, module, op, &[input])?;
     reader.push(params, Vec::new());
     reader.bind(last, Value::Data(value));

@@ -91,9 +91,9 @@ fn every_operator() -> (Graph, Parameters) {
     at = builder.add("flatten", Flatten, &[at]).unwrap();
     at = builder.add("drop", Dropout { probability: 0.25 }, &[at]).unwrap();
     let in_features = builder.shape(at).len();
-    at = builder.add("hidden", Linear { in_features, out_features: 5, bias: false }, &[at]).unwrap();
+    at = builder.add("hidden", Linear::new(in_features, 5), &[at]).unwrap();
     at = builder.add("relu", Relu, &[at]).unwrap();
-    builder.add("fc", Linear { in_features: 5, out_features: 3, bias: true }, &[at]).unwrap();
+    builder.add("fc", Linear::new(5, 3).bias(true), &[at]).unwrap();
     let graph = builder.finish();
     let parameters = Parameters::init(&graph, 7);
     (graph, parameters)
@@ -159,7 +159,7 @@ fn reads_a_linear_layer_in_pieces() {
         [
             ("mean", AdaptiveAvgPool2d { output: [1, 1] }.into()),
             ("flat", Flatten.into()),
-            ("fc", Linear { in_features: 2, out_features: 3, bias: true }.into()),
+            ("fc", Linear::new(2, 3).bias(true).into()),
         ]
     );
     let matrix = weight("", &[2, 3]).as_f32().unwrap().into_owned();

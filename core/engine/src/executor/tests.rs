@@ -26,7 +26,7 @@ fn many_kinds() -> Graph {
     let pooled = pooled(&mut g, sum);
     let flat = g.add("flat", Flatten, &[pooled]).unwrap();
     let dropped = g.add("dropout", Dropout { probability: 0.5 }, &[flat]).unwrap();
-    g.add("linear", Linear { in_features: 4 * 4, out_features: 5, bias: true }, &[dropped]).unwrap();
+    g.add("linear", Linear::new(4 * 4, 5).bias(true), &[dropped]).unwrap();
     g.finish()
 }
 

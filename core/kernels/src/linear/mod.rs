@@ -88,6 +88,17 @@ impl Operator for Linear {
 }
 
 impl Linear {
+    /// A layer without bias.
+    pub const fn new(in_features: usize, out_features: usize) -> Self {
+        Linear { in_features, out_features, bias: false }
+    }
+
+    /// With or without bias.
+    pub const fn bias(mut self, bias: bool) -> Self {
+        self.bias = bias;
+        self
+    }
+
     /// The input as `[rows, in_features]`, the weight as `[out_features, in_features]`.
     fn operands<'a>(&self, x: &'a [f32], weight: &'a [f32]) -> (Matrix<'a>, Matrix<'a>) {
         let x = Matrix::new(x, rows(x, self.in_features), self.in_features);

@@ -14,7 +14,7 @@ proptest! {
 
     #[test]
     fn agrees_with_the_twin(n in 0..70usize, i in 1..80usize, o in 1..80usize, bias: bool, threads in 1..4usize) {
-        let op = Linear { in_features: i, out_features: o, bias };
+        let op = Linear::new(i, o).bias(bias);
         let mut node = Node::random(&op, vec![random(&[n, i], 1)], 2).threads(threads);
         let (y, _) = node.forward();
         let [x, w, b] = [Some(&node.inputs[0]), node.params.first(), node.params.get(1)]
@@ -35,7 +35,7 @@ proptest! {
 #[test]
 fn gradients_are_central_differences() {
     let sizes @ [n, i, o] = [3, 5, 4];
-    let op = Linear { in_features: i, out_features: o, bias: true };
+    let op = Linear::new(i, o).bias(true);
     let mut node = Node::random(&op, vec![random(&[n, i], 1)], 2);
     let dy = random(&[n, o], 3);
     let gradients = node.backward(&dy);
@@ -55,7 +55,7 @@ fn gradients_are_central_differences() {
 
 #[test]
 fn the_same_for_any_number_of_threads() {
-    const OP: Linear = Linear { in_features: 300, out_features: 70, bias: true };
+    const OP: Linear = Linear::new(300, 70).bias(true);
     for n in [1, 8, 90] {
         assert_same_for_any_threads(|| Node::random(&OP, vec![random(&[n, 300], 3)], 4));
     }
@@ -63,14 +63,14 @@ fn the_same_for_any_number_of_threads() {
 
 #[test]
 fn infers_shape_and_refuses_what_does_not_fit() {
-    let op = Linear { in_features: 6, out_features: 4, bias: true };
+    let op = Linear::new(6, 4).bias(true);
     assert_eq!(op.infer(&[[2, 6].into()]), Ok([2, 4].into()));
     assert_eq!(op.infer(&[[2, 3, 6].into()]), Ok([2, 3, 4].into()));
     assert_eq!(op.macs(&[[2, 6].into()]), 48);
     assert!(matches!(op.infer(&[[2, 5].into()]), Err(ShapeError::Channels { .. })));
     assert!(matches!(op.infer(&[[6].into()]), Err(ShapeError::Rank { .. })));
     assert!(matches!(op.infer(&[]), Err(ShapeError::Inputs { .. })));
-    let huge = Linear { in_features: 6, out_features: usize::MAX, bias: true };
+    let huge = Linear::new(6, usize::MAX).bias(true);
     assert!(matches!(huge.infer(&[[2, 6].into()]), Err(ShapeError::Overflow { .. })));
     let _ = (huge.params(), huge.macs(&[Shape::from([2, 6])]));
 }

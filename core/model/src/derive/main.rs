@@ -133,7 +133,7 @@ fn paper_resnet(
     let in_features = base * 8;
     at = builder.add("avgpool", AdaptiveAvgPool2d { output: [1; 2] }, &[at])?;
     at = builder.add("flatten", Flatten, &[at])?;
-    builder.add("fc", Linear { in_features, out_features: classes, bias: true }, &[at])?;
+    builder.add("fc", Linear::new(in_features, classes).bias(true), &[at])?;
     Ok(builder.finish())
 }
 

@@ -119,7 +119,7 @@ fn flattened_maps_are_averaged_to_their_size() {
     let conv = builder.add("conv2", Conv2d::new(8, 8, 3).padding(1), &[relu]).unwrap();
     let pool = builder.add("pool", pool, &[conv]).unwrap();
     let flat = builder.add("flatten", Flatten, &[pool]).unwrap();
-    let linear = Linear { in_features: 8 * 14 * 14, out_features: 10, bias: true };
+    let linear = Linear::new(8 * 14 * 14, 10).bias(true);
     builder.add("fc", linear, &[flat]).unwrap();
     let graph = builder.finish();
     let at = split_point(&graph).unwrap();

@@ -53,7 +53,7 @@ fn operators_with_attributes_survive_encoding() {
     at = builder.add("adaptive", AdaptiveAvgPool2d { output: [3, 2] }, &[at]).unwrap();
     at = builder.add("flatten", Flatten, &[at]).unwrap();
     at = builder.add("dropout", Dropout { probability: 0.25 }, &[at]).unwrap();
-    builder.add("fc", Linear { in_features: 36, out_features: 3, bias: false }, &[at]).unwrap();
+    builder.add("fc", Linear::new(36, 3), &[at]).unwrap();
     let graph = builder.finish_at(at).unwrap();
     let bytes = postcard::to_stdvec(&graph).unwrap();
     assert_eq!(postcard::from_bytes::<Graph>(&bytes).unwrap(), graph);
@@ -109,7 +109,7 @@ fn attribute_errors() {
         MaxPool2d { stride: [0, 1], ..pool.clone() }.into(),
         MaxPool2d { kernel: [0, 1], ..pool }.into(),
         AdaptiveAvgPool2d { output: [0, 1] }.into(),
-        Linear { in_features: 0, out_features: 1, bias: false }.into(),
+        Linear::new(0, 1).into(),
     ];
     for op in refused {
         let found = one(op.clone());
@@ -129,7 +129,7 @@ fn limit_errors() {
         Conv2d::new(2, 2, 1).stride(huge).into(),
         BatchNorm2d::new(huge).into(),
         Prelu { parameters: huge }.into(),
-        Linear { in_features: 72, out_features: 1 << 24, bias: true }.into(),
+        Linear::new(72, 1 << 24).bias(true).into(),
         AdaptiveAvgPool2d { output: [huge, huge] }.into(),
         Conv2d::new(2, 1 << 24, 1).padding(1 << 10).into(),
         AvgPool2d { kernel: [1; 2], stride: [1; 2], padding: [huge; 2], count_include_pad: true }.into(),
@@ -158,11 +158,7 @@ fn size_errors() {
     let names: Vec<String> = (0..=MAX_NODES).map(|n| format!("{n}")).collect();
     let nodes = names.iter().map(|name| (name.as_str(), Relu.into(), vec![INPUT])).collect();
     assert_eq!(Graph::try_from(raw(nodes)), Err(GraphError::Nodes));
-    let wide = |n: usize| Linear {
-        in_features: if n == 0 { 1 << 10 } else { 1 << 15 },
-        out_features: 1 << 15,
-        bias: false,
-    };
+    let wide = |n: usize| Linear::new(if n == 0 { 1 << 10 } else { 1 << 15 }, 1 << 15);
     let mut builder = GraphBuilder::new("wide", [1 << 10].into());
     let mut at = Ok(INPUT);
     for n in 0..4 {

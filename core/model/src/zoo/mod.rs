@@ -153,7 +153,7 @@ impl Net {
 
     fn linear(&mut self, name: &str, out_features: usize) -> Result<(), GraphError> {
         let in_features = self.builder.shape(self.at).len();
-        self.then(name, Linear { in_features, out_features, bias: true })?;
+        self.then(name, Linear::new(in_features, out_features).bias(true))?;
         Ok(())
     }
 }
