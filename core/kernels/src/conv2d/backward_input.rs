@@ -33,17 +33,31 @@ pub(super) fn scratch(geometry: &Geometry, images: usize) -> Scratch {
             let turned = geometry.groups * geometry.outputs * geometry.depth();
             scratch::convolve(&transposed, images).and(Scratch::shared([turned]))
         }
-        _ => {
-            let (plane, columns) = (geometry.output_plane(), geometry.depth());
-            let together = (MAX_WIDTH / plane).max(1).min(images);
-            let rows = together * plane;
-            // Fewer columns are made in longer steps: at most this much.
-            let made = (columns * rows).min(COLUMNS + columns * MAX_WIDTH);
-            let (height, width) = (geometry.padded()[0], geometry.row_len());
-            let product = gemm::scratch_len(Kernel::detected(), rows, geometry.outputs);
-            Scratch::each([product, made, together * geometry.inputs * height * width])
-        }
+        _ => columns_scratch(Kernel::detected(), geometry, geometry.outputs, images),
     }
+}
+
+/// What [`group_columns`] takes for the images of a piece, of `images` in all; `outputs` are the depth of its product.
+pub(super) fn columns_scratch(
+    kernel: &Kernel,
+    geometry: &Geometry,
+    outputs: usize,
+    images: usize,
+) -> Scratch {
+    let columns = geometry.depth();
+    let together = columns_together(geometry).min(images);
+    let rows = together * geometry.output_plane();
+    // Fewer columns are made in longer steps: at most this much.
+    let made = (columns * rows).min(COLUMNS + columns * MAX_WIDTH);
+    let (height, width) = (geometry.padded()[0], geometry.row_len());
+    let product = gemm::scratch_len(kernel, rows, outputs);
+    Scratch::each([product, made, together * geometry.inputs * height * width])
+}
+
+/// Images whose columns are made together: where planes are small, whole images share a tile; else a piece is one image.
+/// Either way the order in which columns are added back is the same for any number of threads.
+pub(super) fn columns_together(geometry: &Geometry) -> usize {
+    (MAX_WIDTH / geometry.output_plane()).max(1)
 }
 
 /// Input channels below which the columns' gradient is the cheaper way.
@@ -85,40 +99,39 @@ const COLUMNS: usize = 128 * 1024;
 
 /// With any stride: the gradient of the columns, `Wᵀ·dy`, added back to where the columns came from.
 fn by_columns(threads: &Threads, geometry: &Geometry, dy: &[f32], weight: &[f32], dx: &mut GradInput<'_>) {
-    let kernel = Kernel::detected();
-    // Where planes are small, whole images share a tile; else a piece is one image. Either way the order in which
-    // columns are added back is the same for any number of threads.
-    let together = (MAX_WIDTH / geometry.output_plane()).max(1);
+    let (k, depth, of_output) = (geometry.outputs, geometry.depth(), geometry.of_output());
     let sizes = [geometry.groups, geometry.inputs, geometry.input_plane()];
     let accumulate = dx.accumulate;
-    let pieces = divide(dx.data, sizes, threads.count(), together, 1);
+    let pieces = divide(dx.data, sizes, threads.count(), columns_together(geometry), 1);
     threads.for_each_part(pieces, |_, mut piece| {
         for group in piece.groups.clone() {
-            group_columns(threads, kernel, geometry, dy, weight, &mut piece, group, accumulate);
+            let channels = group * k..(group + 1) * k;
+            let gradient = Images::new(threads, &of_output, dy, piece.images.clone(), channels);
+            let right = Matrix::new(&weight[group * k * depth..][..k * depth], k, depth);
+            let kernel = Kernel::detected();
+            group_columns(threads, kernel, geometry, &gradient, right, &mut piece, group, accumulate);
         }
     });
 }
 
+/// One group of a piece; `weights` are `[outputs, depth]`.
 #[allow(clippy::too_many_arguments)]
-fn group_columns(
+pub(super) fn group_columns(
     threads: &Threads,
     kernel: &Kernel,
     geometry: &Geometry,
-    dy: &[f32],
-    weight: &[f32],
+    gradient: &Images<'_>,
+    weights: Matrix<'_>,
     piece: &mut Piece<'_>,
     group: usize,
     accumulate: bool,
 ) {
-    let (k, depth) = (geometry.outputs, geometry.depth());
-    let of_output = geometry.of_output();
-    let gradient = Images::new(threads, &of_output, dy, piece.images.clone(), group * k..(group + 1) * k);
     let columns = piece.channels.start * geometry.taps()..piece.channels.end * geometry.taps();
-    let right = Matrix::new(&weight[group * k * depth..][..k * depth], k, depth).columns(columns.clone());
+    let right = weights.columns(columns.clone());
 
     let rows = piece.images.len() * geometry.output_plane();
     let step = (COLUMNS / columns.len()).next_multiple_of(MAX_WIDTH).min(rows);
-    let mut scratch = threads.scratch(gemm::scratch_len(kernel, step, k));
+    let mut scratch = threads.scratch(gemm::scratch_len(kernel, step, right.rows()));
     let mut made = threads.scratch(columns.len() * step);
     let image_stride = piece.channels.len() * geometry.padded()[0] * geometry.row_len();
     let mut padded = threads.scratch(piece.images.len() * image_stride);
@@ -127,7 +140,7 @@ fn group_columns(
         let tile = row..rows.min(row + step);
         let place = |r: usize| r - row;
         let out = Output { data: &mut made, row_stride: 1, col_stride: step, place, keep: 0.0 };
-        gemm::multiply_panels(kernel, &gradient, tile.clone(), right, 1.0, out, &mut scratch);
+        gemm::multiply_panels(kernel, gradient, tile.clone(), right, 1.0, out, &mut scratch);
         add_back(geometry, tile, image_stride, &made, step, &mut padded);
     }
     crop(geometry, &padded, piece, group, accumulate);

@@ -139,7 +139,7 @@ pub(super) fn convolve<'w>(
 
 impl Piece<'_> {
     /// Fills every plane with its bias.
-    fn begin(&mut self, geometry: &Geometry, start: Start<'_>) {
+    pub(super) fn begin(&mut self, geometry: &Geometry, start: Start<'_>) {
         let Start::Bias(bias) = start else { return };
         let first = self.groups.start * geometry.outputs + self.channels.start;
         let channels = self.groups.len() * self.channels.len();
@@ -151,7 +151,7 @@ impl Piece<'_> {
 
 /// The product of one group of a piece.
 #[allow(clippy::too_many_arguments)]
-fn group_product(
+pub(super) fn group_product(
     threads: &Threads,
     kernel: &Kernel,
     geometry: &Geometry,
@@ -181,16 +181,17 @@ fn group_product(
         return;
     }
     let mut joined = threads.scratch(right.cols() * rows);
-    let out = Output { data: &mut joined, row_stride: 1, col_stride: rows, place: |row| row, keep: 0.0 };
-    gemm::multiply_panels(kernel, images, 0..rows, right, 1.0, out, &mut scratch);
-    for (channel, joined) in joined.chunks(rows).enumerate() {
-        for (n, from) in joined.chunks(plane).enumerate() {
-            let to = &mut data[n * image + channel * plane..][..plane];
-            if keep == 0.0 {
-                to.copy_from_slice(from);
-            } else {
-                to.iter_mut().zip(from).for_each(|(to, &x)| *to += x);
+    let mut each_plane = |joined: &mut [f32], job: fn(&mut [f32], &mut [f32])| {
+        for (channel, joined) in joined.chunks_mut(rows).enumerate() {
+            for (n, joined) in joined.chunks_mut(plane).enumerate() {
+                job(joined, &mut data[n * image + channel * plane..][..plane]);
             }
         }
+    };
+    if keep != 0.0 {
+        each_plane(&mut joined, |joined, plane| joined.copy_from_slice(plane));
     }
+    let out = Output { data: &mut joined, row_stride: 1, col_stride: rows, place: |row| row, keep };
+    gemm::multiply_panels(kernel, images, 0..rows, right, 1.0, out, &mut scratch);
+    each_plane(&mut joined, |joined, plane| plane.copy_from_slice(joined));
 }

@@ -35,15 +35,17 @@ pub(super) fn by(way: Way, geometry: &Geometry, images: usize, threads: usize) -
 
 /// [`super::forward::convolve`].
 pub(super) fn convolve(geometry: &Geometry, images: usize) -> Scratch {
-    let (kernel, depth, plane) = (Kernel::detected(), geometry.depth(), geometry.output_plane());
+    let (product, together) = product(Kernel::detected(), geometry, images);
+    product.and(Scratch::each([padded(geometry, together, geometry.inputs)]))
+}
+
+/// The product of some images that go together, and how many they are.
+pub(super) fn product(kernel: &Kernel, geometry: &Geometry, images: usize) -> (Scratch, usize) {
+    let (depth, plane) = (geometry.depth(), geometry.output_plane());
     let together = images_together(geometry, gemm::tile_rows(kernel, depth)).min(images);
     let rows = together * plane;
     let joined = if plane > 4 * kernel.width() { 0 } else { geometry.outputs * rows };
-    Scratch::each([
-        padded(geometry, together, geometry.inputs),
-        gemm::scratch_len(kernel, rows, depth),
-        joined,
-    ])
+    (Scratch::each([gemm::scratch_len(kernel, rows, depth), joined]), together)
 }
 
 /// Padded images of some channels; none where they are read as they are.

@@ -11,10 +11,19 @@ use crate::{Scratch, Threads};
 /// The gradient made as it lies in memory, from transposed columns and `dy` in place: for few columns.
 ///
 /// Threads divide output channels, so every element is one sum over all positions in order.
-pub(super) fn run(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    let kernel = Kernel::detected();
-    let (depth, plane) = (geometry.depth(), geometry.output_plane());
+pub(super) fn run(
+    threads: &Threads,
+    kernel: &Kernel,
+    geometry: &Geometry,
+    dw: &mut [f32],
+    mut batches: impl FnMut(&mut dyn FnMut(&[f32], &[f32])),
+) {
     dw.fill(0.0);
+    batches(&mut |x, dy| add_batch(threads, kernel, geometry, x, dy, dw));
+}
+
+fn add_batch(threads: &Threads, kernel: &Kernel, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    let (depth, plane) = (geometry.depth(), geometry.output_plane());
     let pieces = divide(dw, [geometry.groups, geometry.outputs, depth], threads.count(), 1, kernel.cols());
     let n = dy.len() / (geometry.groups * geometry.outputs * plane);
     let tile = positions_together(plane);
@@ -34,9 +43,9 @@ pub(super) fn run(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32],
 }
 
 /// What [`run`] takes.
-pub(super) fn scratch(geometry: &Geometry) -> Scratch {
+pub(super) fn scratch(kernel: &Kernel, geometry: &Geometry) -> Scratch {
     let (depth, tile) = (geometry.depth(), positions_together(geometry.output_plane()));
-    let packed = depth.next_multiple_of(Kernel::detected().width()) * tile;
+    let packed = depth.next_multiple_of(kernel.width()) * tile;
     Scratch::each([depth * tile, packed, padded(geometry, 1, geometry.inputs)])
 }
 

@@ -2,6 +2,7 @@ mod direct;
 mod transposed;
 
 use super::geometry::Geometry;
+use crate::gemm::Kernel;
 use crate::{Scratch, Threads};
 
 /// Output positions summed in one pass of the product.
@@ -18,11 +19,27 @@ const LARGE_PLANE: usize = 64;
 /// `dw[k,c,i,j] = Σ_{n,h,w} dy[n,k,h,w] · x[n,c,h·s+i·d−p,w·s+j·d−p]`.
 ///
 pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    sum(threads, Kernel::detected(), geometry, dw, |sum| sum(x, dy));
+}
+
+/// The gradient as a sum over batches: `batches` calls what it is given for each, with `x` and `dy`.
+pub(super) fn sum(
+    threads: &Threads,
+    kernel: &Kernel,
+    geometry: &Geometry,
+    dw: &mut [f32],
+    batches: impl FnMut(&mut dyn FnMut(&[f32], &[f32])),
+) {
     if is_direct(geometry) {
-        direct::run(threads, geometry, x, dy, dw);
+        direct::run(threads, kernel, geometry, dw, batches);
     } else {
-        transposed::run(threads, geometry, x, dy, dw);
+        transposed::run(threads, kernel, geometry, dw, batches);
     }
+}
+
+/// Images whose positions are summed together.
+pub(super) fn images_together(geometry: &Geometry) -> usize {
+    POSITIONS.div_ceil(geometry.output_plane())
 }
 
 /// One operand has to be transposed: the smaller one.
@@ -32,10 +49,15 @@ fn is_direct(geometry: &Geometry) -> bool {
 
 /// What [`backward_weight`] takes for `images` images or fewer.
 pub(super) fn scratch(geometry: &Geometry, images: usize, threads: usize) -> Scratch {
+    sum_scratch(Kernel::detected(), geometry, images, threads)
+}
+
+/// What [`sum`] takes for batches of `images` images or fewer.
+pub(super) fn sum_scratch(kernel: &Kernel, geometry: &Geometry, images: usize, threads: usize) -> Scratch {
     if is_direct(geometry) {
-        direct::scratch(geometry)
+        direct::scratch(kernel, geometry)
     } else {
-        transposed::scratch(geometry, images, threads)
+        transposed::scratch(kernel, geometry, images, threads)
     }
 }
 

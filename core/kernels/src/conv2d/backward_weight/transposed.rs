@@ -4,23 +4,31 @@ use super::super::columns::Images;
 use super::super::geometry::Geometry;
 use super::super::pieces::{Piece, divide};
 use super::super::scratch::padded;
-use super::{COLUMNS, POSITIONS, positions_together};
+use super::{COLUMNS, images_together, positions_together};
 use crate::gemm::{self, Kernel, MAX_WIDTH, Matrix, Output, Panels};
 use crate::{Scratch, Threads};
 
 /// The gradient made transposed, `[C·KH·KW, K]` per group, because the kernel writes along `K`; then turned round.
 ///
 /// Threads divide its rows, so every element is one sum over all positions in order.
-pub(super) fn run(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub(super) fn run(
+    threads: &Threads,
+    kernel: &Kernel,
+    geometry: &Geometry,
+    dw: &mut [f32],
+    mut batches: impl FnMut(&mut dyn FnMut(&[f32], &[f32])),
+) {
     let (k, depth) = (geometry.outputs, geometry.depth());
     let mut sums = threads.scratch(dw.len());
     sums.fill(0.0);
-    let pieces =
-        divide(&mut sums, [geometry.groups, depth, k], threads.count(), 1, unit(geometry, threads.count()));
-    threads.for_each_part(pieces, |_, mut piece| {
-        for group in piece.groups.clone() {
-            Sum::new(geometry, x, dy, group, &mut piece).run(threads);
-        }
+    let unit = unit(geometry, threads.count());
+    batches(&mut |x, dy| {
+        let pieces = divide(&mut sums, [geometry.groups, depth, k], threads.count(), 1, unit);
+        threads.for_each_part(pieces, |_, mut piece| {
+            for group in piece.groups.clone() {
+                Sum::new(kernel, geometry, x, dy, group, &mut piece).run(threads);
+            }
+        });
     });
     transpose(threads, &sums, [depth, k], dw);
 }
@@ -31,14 +39,14 @@ fn unit(geometry: &Geometry, threads: usize) -> usize {
 }
 
 /// What [`run`] takes for `images` images or fewer.
-pub(super) fn scratch(geometry: &Geometry, images: usize, threads: usize) -> Scratch {
+pub(super) fn scratch(kernel: &Kernel, geometry: &Geometry, images: usize, threads: usize) -> Scratch {
     let (depth, taps, outputs) = (geometry.depth(), geometry.taps(), geometry.outputs);
     // As `divide` divides the rows of a single image.
     let parts = if threads == 1 { 1 } else { threads.div_ceil(geometry.groups) };
     let rows = depth.div_ceil(parts).next_multiple_of(unit(geometry, threads)).min(depth);
     let channels = (rows.div_ceil(taps) + 1).min(geometry.inputs);
     let (together, tile) = tiles(geometry, images);
-    let packed = outputs.next_multiple_of(Kernel::detected().width()) * tile;
+    let packed = outputs.next_multiple_of(kernel.width()) * tile;
     let columns = (rows * tile).min(COLUMNS.max(tile));
     let each = Scratch::each([packed, columns, padded(geometry, together, channels)]);
     each.and(Scratch::shared([geometry.groups * outputs * depth]))
@@ -47,7 +55,7 @@ pub(super) fn scratch(geometry: &Geometry, images: usize, threads: usize) -> Scr
 /// How many images are summed together, and how many of their positions at a time.
 fn tiles(geometry: &Geometry, images: usize) -> (usize, usize) {
     let plane = geometry.output_plane();
-    let together = POSITIONS.div_ceil(plane).min(images.max(1));
+    let together = images_together(geometry).min(images.max(1));
     (together, if together > 1 { together * plane } else { positions_together(plane) })
 }
 
@@ -67,6 +75,7 @@ fn transpose(threads: &Threads, from: &[f32], [rows, cols]: [usize; 2], to: &mut
 
 /// Some rows of one group's sums.
 struct Sum<'a> {
+    kernel: &'a Kernel,
     geometry: &'a Geometry,
     x: &'a [f32],
     dy: &'a [f32],
@@ -79,6 +88,7 @@ struct Sum<'a> {
 
 impl<'a> Sum<'a> {
     fn new(
+        kernel: &'a Kernel,
         geometry: &'a Geometry,
         x: &'a [f32],
         dy: &'a [f32],
@@ -88,11 +98,11 @@ impl<'a> Sum<'a> {
         let rows = piece.channels.clone();
         let len = rows.len() * geometry.outputs;
         let at = (group - piece.groups.start) * len;
-        Sum { geometry, x, dy, group, rows, data: &mut piece.data[at..at + len] }
+        Sum { kernel, geometry, x, dy, group, rows, data: &mut piece.data[at..at + len] }
     }
 
     fn run(mut self, threads: &Threads) {
-        let kernel = Kernel::detected();
+        let kernel = self.kernel;
         let plane = self.geometry.output_plane();
         let n = self.dy.len() / (self.geometry.groups * self.geometry.outputs * plane);
         let (together, tile) = tiles(self.geometry, n);
