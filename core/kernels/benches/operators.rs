@@ -18,9 +18,10 @@ use asymflow_kernels::batch_norm::BatchNorm2d;
 use asymflow_kernels::conv2d::{By, Conv2d, Way};
 use asymflow_kernels::dropout::Dropout;
 use asymflow_kernels::gemm::{self, Matrix};
+use asymflow_kernels::linear::Linear;
 use asymflow_kernels::norm_add_relu::NormAddRelu;
 use asymflow_kernels::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
-use asymflow_kernels::{Backward, Forward, GradInput, Mode, Operator, Saved, SavedMut, Threads};
+use asymflow_kernels::{Backward, Forward, GradInput, Mode, Operator, Precision, Saved, SavedMut, Threads};
 use tensor::{Aligned, Shape, Tensor, View, ViewMut};
 
 const BATCH: usize = 32;
@@ -57,6 +58,9 @@ fn main() {
     }
     if "conv2d".contains(&filter) {
         convolutions();
+    }
+    if "bf16".contains(&filter) {
+        bf16();
     }
     if "strided".contains(&filter) {
         strided();
@@ -147,6 +151,49 @@ fn convolutions() {
             both / plain_both,
         );
     }
+}
+
+/// Convolutions and linear layers in both precisions, in one run.
+fn bf16() {
+    println!("\nbf16 instructions: {}", gemm::bf16_instruction_set());
+    println!("{:<28}{:>24}{:>24}{:>24}{:>24}", "GFLOP/s: f32, bf16, ratio", "forward", "dx", "dw", "fwd+bwd");
+    let mut ratios = Vec::new();
+    for [c, k, h, kernel, groups, stride] in CONVOLUTIONS.into_iter().filter(|shape| shape[4] == 1) {
+        let op = Conv2d::new(c, k, kernel).padding(kernel / 2).groups(groups).stride(stride);
+        let name = format!("{c}, {k}, {h}, {kernel}, {groups}, {stride}");
+        let rounded = op.clone().precision(Precision::Bf16);
+        ratios.push(precisions(&name, [&op, &rounded], &[BATCH, c, h, h]));
+    }
+    println!("{:<28}{:>96.2}", "geometric mean", geometric_mean(&ratios));
+    for [input, output] in [[512, 1000], [4096, 4096]] {
+        let op = Linear::new(input, output);
+        let rounded = op.clone().precision(Precision::Bf16);
+        precisions(&format!("linear {input}, {output}"), [&op, &rounded], &[BATCH, input]);
+    }
+}
+
+/// One line of [`bf16`]; the ratio of all three passes.
+fn precisions(name: &str, both: [&dyn Operator; 2], shape: &[usize]) -> f64 {
+    let rates = both.map(|op| {
+        let mut case = Case::new(op, shape);
+        let flops = 2 * op.macs(&[case.shapes[0]]) as usize;
+        [
+            rate(flops, best(|| case.forward())),
+            rate(flops, best(|| case.backward(true, false))),
+            rate(flops, best(|| case.backward(false, true))),
+            rate(3 * flops, best(|| (case.forward(), case.backward(true, true)))),
+        ]
+    });
+    print!("{name:<28}");
+    for (single, half) in rates[0].into_iter().zip(rates[1]) {
+        print!("{single:>8.1}{half:>8.1}{:>8.2}", half / single);
+    }
+    println!();
+    rates[1][3] / rates[0][3]
+}
+
+fn geometric_mean(numbers: &[f64]) -> f64 {
+    (numbers.iter().map(|x| x.ln()).sum::<f64>() / numbers.len() as f64).exp()
 }
 
 /// The operators of a small main model (ResNet-18 on CIFAR, rank 8), in microseconds: their sum is its training step.

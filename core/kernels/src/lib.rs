@@ -23,6 +23,7 @@ pub mod norm_add_relu;
 pub mod operator;
 pub mod parts;
 pub mod pool;
+mod precision;
 pub mod registry;
 pub mod relu_max_pool;
 mod scratch;
@@ -43,6 +44,7 @@ pub use operator::{
     Backward, Forward, GradInput, MAX_INPUTS, Mode, Operator, ParamSpec, Reads, Recompute, Saved, SavedLen,
     SavedMut,
 };
+pub use precision::Precision;
 pub use registry::Op;
 pub use scratch::Scratch;
 pub use threads::Threads;

@@ -54,13 +54,14 @@ pub fn dispatch<J: pulp::WithSimd>(job: J) -> J::Output {
     #[cfg(all(test, target_arch = "x86_64"))]
     match (limit(), pulp::x86::V3::try_new()) {
         (Some("fma"), Some(simd)) => return pulp::Simd::vectorize(simd, job),
-        (Some(_), _) => return pulp::Simd::vectorize(pulp::Scalar, job),
-        (None, _) => {}
+        (Some("scalar"), _) => return pulp::Simd::vectorize(pulp::Scalar, job),
+        _ => {}
     }
     pulp::Arch::new().dispatch(job)
 }
 
 /// The instruction set that the tests of this process are limited to, by its name in [`crate::gemm`]; none in a program.
+/// The name of one for bf16 limits products of bf16 only; another's leaves them the portable one.
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // The environment says what a test runs.
 pub(crate) fn limit() -> Option<&'static str> {
@@ -78,12 +79,14 @@ mod tests {
     #[test]
     #[allow(clippy::disallowed_methods)] // Starts this program again.
     fn every_path_passes_its_tests_with_every_instruction_set() {
-        let widest = Kernel::detected().name();
-        let mut ran = vec![widest];
-        for name in Kernel::available().map(|kernel| kernel.name()).filter(|&name| name != widest) {
+        let fastest = [Kernel::detected().name(), Kernel::bf16().name()];
+        let mut ran = fastest.to_vec();
+        let all = Kernel::available().map(|kernel| (kernel.name(), ""));
+        let all = all.chain(Kernel::bf16_available().map(|kernel| (kernel.name(), "bf16")));
+        for (name, tests) in all.filter(|(name, _)| !fastest.contains(name)) {
             let program = std::env::current_exe().expect("a test is a program");
             let again = Command::new(program)
-                .args(["--skip", "with_every_instruction_set"])
+                .args(["--skip", "with_every_instruction_set", tests])
                 .env("LIMIT_ISA", name)
                 .output()
                 .expect("it starts again");

@@ -133,6 +133,7 @@ fn vectors_conv2d() {
             dilation: case.pair("dilation"),
             groups,
             bias: case.flag("bias"),
+            precision: crate::Precision::F32,
         };
         let params = if op.bias { &["weight", "bias"][..] } else { &["weight"] };
         case.check(&op, params, TRAIN);

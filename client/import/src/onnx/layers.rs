@@ -60,6 +60,7 @@ pub(super) fn conv<'m>(reader: &mut Reader<'m>, call: Call<'m>) -> Result<(), Im
         dilation,
         groups,
         bias: bias.is_some(),
+        precision: kernels::Precision::F32,
     };
     let value = reader.append(call, module, conv, &[input])?;
     reader.push(std::iter::once(tensor).chain(bias).collect(), Vec::new());

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::geometry::Geometry;
 use crate::Threads;
-use crate::gemm::{MAX_WIDTH, Panels, ROWS_STRIP};
+use crate::gemm::{MAX_WIDTH, Panels, ROWS_STRIP, bf16};
 use crate::simd::vectorised;
 use crate::threads::ScratchGuard;
 
@@ -48,12 +48,56 @@ impl<'a> Images<'a> {
         Images { geometry, data: Source::Padded(padded), image_stride }
     }
 
+    /// Pairs of the `channels` channels of a group, half of them apart, rounded to bf16; `pairs` counts pairs.
+    pub(super) fn paired(
+        threads: &'a Threads,
+        pairs: &'a Geometry,
+        channels: usize,
+        x: &[f32],
+        images: Range<usize>,
+        group: usize,
+    ) -> Self {
+        let (plane, padded_plane) = (pairs.input_plane(), pairs.padded()[0] * pairs.row_len());
+        let image_stride = pairs.inputs * padded_plane;
+        let [padded, together] = paired_len(pairs, images.len());
+        let (mut padded, mut together) = (threads.scratch(padded), threads.scratch(together));
+        for (image, padded) in images.zip(padded.chunks_mut(image_stride)) {
+            let x = &x[(image * pairs.groups + group) * channels * plane..][..channels * plane];
+            let (first, second) = x.split_at(pairs.inputs * plane);
+            if together.is_empty() {
+                bf16::pair(first, second, padded);
+                continue;
+            }
+            let step = together.len() / plane;
+            for (i, padded) in padded.chunks_mut(step * padded_plane).enumerate() {
+                let at = i * step * plane;
+                let made = &mut together[..padded.len() / padded_plane * plane];
+                bf16::pair(&first[at..], &second[at.min(second.len())..], made);
+                made.chunks(plane)
+                    .zip(padded.chunks_mut(padded_plane))
+                    .for_each(|(from, to)| pad(pairs, from, to));
+            }
+        }
+        Images { geometry: pairs, data: Source::Padded(padded), image_stride }
+    }
+
     fn data(&self) -> &[f32] {
         match &self.data {
             Source::Input(data) => data,
             Source::Padded(data) => data,
         }
     }
+}
+
+/// Scratch memory of [`Images::paired`]: padded images, and planes on the way there; none where nothing is padded.
+pub(super) fn paired_len(pairs: &Geometry, images: usize) -> [usize; 2] {
+    /// Elements on the way at a time (16 KiB): they stay in the first-level cache.
+    const TOGETHER: usize = 1 << 12;
+    let plane = pairs.input_plane();
+    let together = (TOGETHER / plane).clamp(1, pairs.inputs) * plane;
+    let as_they_are = pairs.padding == [0; 4] && pairs.stride[1] == 1;
+    let padded = images * pairs.inputs * pairs.padded()[0] * pairs.row_len();
+    [padded, if as_they_are { 0 } else { together }]
 }
 
 impl Panels for Images<'_> {

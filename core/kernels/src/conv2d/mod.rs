@@ -1,12 +1,14 @@
 //! 2-D convolution (cross-correlation).
 //!
-//! Five ways, chosen by shape (`plan`): a product of matrices whose left operand, the columns, is made panel by panel on
-//! the fly (`columns`), or for a 1×1 kernel is the images themselves (`pointwise`); a product per tap over channels-last
-//! copies of the images (`direct`); Winograd's minimal filtering (`winograd`); loops over planes for depthwise
-//! convolutions (`depthwise`). No result depends on the number of threads.
+//! Six ways, chosen by shape and precision (`plan`): a product of matrices whose left operand, the columns, is made panel by
+//! panel on the fly (`columns`), or for a 1×1 kernel is the images themselves (`pointwise`); a product per tap over
+//! channels-last copies of the images (`direct`); Winograd's minimal filtering (`winograd`); loops over planes for
+//! depthwise convolutions (`depthwise`); columns of operands rounded to bf16 (`bf16`). No result depends on the number of
+//! threads.
 
 mod backward_input;
 mod backward_weight;
+mod bf16;
 mod blocks;
 mod columns;
 mod depthwise;
@@ -33,7 +35,7 @@ use self::geometry::Geometry;
 #[doc(hidden)]
 pub use self::plan::Way;
 use self::winograd::{F2, F4, Kernels};
-use crate::{Backward, Forward, Operator, ParamSpec, Reads, Scratch, Threads, check, sums};
+use crate::{Backward, Forward, Operator, ParamSpec, Precision, Reads, Scratch, Threads, check, sums};
 
 /// 2-D convolution: any kernel size, stride, zero padding, dilation and groups, with or without bias.
 ///
@@ -56,6 +58,9 @@ pub struct Conv2d {
     pub groups: usize,
     /// Whether there is a bias.
     pub bias: bool,
+    /// How this executor computes it: no part of the model.
+    #[serde(skip)]
+    pub precision: Precision,
 }
 
 impl Conv2d {
@@ -70,6 +75,7 @@ impl Conv2d {
             dilation: [1; 2],
             groups: 1,
             bias: false,
+            precision: Precision::F32,
         }
     }
 
@@ -94,6 +100,12 @@ impl Conv2d {
     /// With or without bias.
     pub fn bias(mut self, bias: bool) -> Self {
         self.bias = bias;
+        self
+    }
+
+    /// How products are rounded.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
     }
 
@@ -135,7 +147,7 @@ impl Operator for Conv2d {
     }
 
     fn scratch(&self, inputs: &[Shape], threads: usize) -> Scratch {
-        scratch::most(&self.geometry(inputs[0]), inputs[0].dims()[0], threads)
+        scratch::most(&self.geometry(inputs[0]), inputs[0].dims()[0], self.precision, threads)
     }
 
     fn forward(&self, pass: Forward<'_>) {
@@ -156,10 +168,11 @@ impl Conv2d {
         let start = pass.params.get(1).map_or(Start::Zero, |bias| Start::Bias(bias.data()));
         let ends = Ends { start, finish };
         let kernels = Kernels { data: weight, channels: geometry.inputs, turned: false };
-        match way.unwrap_or_else(|| Way::of(&geometry, images)) {
+        match way.unwrap_or_else(|| Way::of(&geometry, images, self.precision)) {
             Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, ends, y),
             Way::Columns => forward::forward(threads, &geometry, x, weight, ends, y),
             Way::Pointwise => pointwise::forward(threads, &geometry, x, weight, ends, y),
+            Way::Bf16 => bf16::forward(threads, &geometry, x, weight, ends, y),
             Way::Direct => direct::forward(threads, &geometry, x, weight, ends, y),
             Way::Winograd2 => winograd::convolve(threads, &geometry, x, kernels, F2, ends, y),
             Way::Winograd4 => winograd::convolve(threads, &geometry, x, kernels, F4, ends, y),
@@ -170,12 +183,14 @@ impl Conv2d {
     fn backward_by(&self, way: Option<Way>, pass: Backward<'_>) {
         let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
         let (weight, dy, threads) = (pass.params[0].data(), pass.grad_output.data, pass.threads);
-        let way = way.unwrap_or_else(|| Way::of(&geometry, pass.inputs[0].shape.dims()[0]));
+        let images = pass.inputs[0].shape.dims()[0];
+        let way = way.unwrap_or_else(|| Way::of(&geometry, images, self.precision));
         if let Some(dx) = &mut pass.grad_inputs[0] {
             match way {
                 Way::Depthwise => depthwise::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Columns => backward_input::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Pointwise => pointwise::backward_input(threads, &geometry, dy, weight, dx),
+                Way::Bf16 => bf16::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Direct => direct::backward_input(threads, &geometry, dy, weight, dx),
                 Way::Winograd2 => winograd::backward_input(threads, &geometry, dy, weight, F2, dx),
                 Way::Winograd4 => winograd::backward_input(threads, &geometry, dy, weight, F4, dx),
@@ -188,6 +203,7 @@ impl Conv2d {
                 Way::Depthwise => depthwise::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Columns => backward_weight::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Pointwise => pointwise::backward_weight(threads, &geometry, x, dy, dw),
+                Way::Bf16 => bf16::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Direct => direct::backward_weight(threads, &geometry, x, dy, dw),
                 Way::Winograd2 => winograd::backward_weight(threads, &geometry, x, dy, F2, dw),
                 Way::Winograd4 => winograd::backward_weight(threads, &geometry, x, dy, F4, dw),

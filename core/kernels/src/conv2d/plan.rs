@@ -2,6 +2,7 @@
 
 use super::geometry::Geometry;
 use super::{direct, pointwise, winograd};
+use crate::Precision;
 
 /// Channels below which Winograd's vectors, of 16 channels, would be half empty.
 const FEW: usize = 16;
@@ -28,17 +29,29 @@ pub enum Way {
     Winograd2,
     /// Winograd's `F(4×4, 3×3)`.
     Winograd4,
+    /// A product with columns of pairs, of operands rounded to bf16.
+    Bf16,
 }
 
 impl Way {
     /// Every way, for tests and measurements.
-    pub const ALL: [Way; 6] =
-        [Way::Depthwise, Way::Columns, Way::Pointwise, Way::Direct, Way::Winograd2, Way::Winograd4];
+    pub const ALL: [Way; 7] = [
+        Way::Depthwise,
+        Way::Columns,
+        Way::Pointwise,
+        Way::Direct,
+        Way::Winograd2,
+        Way::Winograd4,
+        Way::Bf16,
+    ];
 
     /// The way for each pass of a convolution of `images` images.
-    pub(super) fn of(geometry: &Geometry, images: usize) -> Way {
+    pub(super) fn of(geometry: &Geometry, images: usize, precision: Precision) -> Way {
         if geometry.is_depthwise() {
             return Way::Depthwise;
+        }
+        if precision == Precision::Bf16 {
+            return Way::Bf16;
         }
         if pointwise::serves(geometry) {
             return Way::Pointwise;
@@ -67,7 +80,7 @@ impl Way {
             (images * rows * columns) as f64
         };
         let (points, tiles) = match self {
-            Way::Depthwise | Way::Columns | Way::Pointwise | Way::Direct => {
+            Way::Depthwise | Way::Columns | Way::Pointwise | Way::Direct | Way::Bf16 => {
                 let positions = tiles(1);
                 return 9.0 * (positions * c * k + 15.0 * c * k + 12.0 * positions * c);
             }
@@ -84,7 +97,7 @@ impl Way {
     pub(super) fn serves(self, geometry: &Geometry) -> bool {
         match self {
             Way::Depthwise => geometry.is_depthwise(),
-            Way::Columns => !geometry.is_depthwise(),
+            Way::Columns | Way::Bf16 => !geometry.is_depthwise(),
             Way::Pointwise => !geometry.is_depthwise() && pointwise::serves(geometry),
             Way::Direct => direct::serves(geometry),
             Way::Winograd2 | Way::Winograd4 => winograd::serves(geometry),

@@ -280,9 +280,10 @@ impl Left<'_> {
             Left::Gathered { data, stride } => (data, *stride),
         };
         for col in (0..weights.cols()).step_by(kernel.cols()) {
+            let cols = kernel.cols().min(weights.cols() - col);
+            let ready = kernel.begin(cols);
             for row in (0..rows).step_by(kernel.width()) {
-                let cols = kernel.cols().min(weights.cols() - col);
-                kernel.run(Tile {
+                ready.run(Tile {
                     rows: kernel.width().min(rows - row),
                     cols,
                     depth: weights.rows(),

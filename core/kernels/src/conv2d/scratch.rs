@@ -4,15 +4,15 @@ use super::geometry::Geometry;
 use super::pieces::images_together;
 use super::plan::Way;
 use super::winograd::{self, F2, F4};
-use super::{backward_input, backward_weight, depthwise, direct, pointwise};
-use crate::Scratch;
+use super::{backward_input, backward_weight, bf16, depthwise, direct, pointwise};
 use crate::gemm::{self, Kernel};
+use crate::{Precision, Scratch};
 
 /// The most that any pass over `images` images, or fewer, takes.
-pub(super) fn most(geometry: &Geometry, images: usize, threads: usize) -> Scratch {
+pub(super) fn most(geometry: &Geometry, images: usize, precision: Precision, threads: usize) -> Scratch {
     let by = |way| by(way, geometry, images, threads);
     // Fewer images are worth fewer transformed weights.
-    match Way::of(geometry, images) {
+    match Way::of(geometry, images, precision) {
         Way::Winograd4 => by(Way::Winograd4).or(by(Way::Winograd2)).or(by(Way::Columns)),
         Way::Winograd2 => by(Way::Winograd2).or(by(Way::Columns)),
         way => by(way),
@@ -27,6 +27,7 @@ pub(super) fn by(way: Way, geometry: &Geometry, images: usize, threads: usize) -
             .or(backward_input::scratch(geometry, images))
             .or(backward_weight::scratch(geometry, images, threads)),
         Way::Pointwise => pointwise::scratch(geometry, images, threads),
+        Way::Bf16 => bf16::scratch(geometry, images, threads),
         Way::Direct => direct::scratch(geometry, images, threads),
         Way::Winograd2 => winograd::scratch(geometry, images, threads, F2),
         Way::Winograd4 => winograd::scratch(geometry, images, threads, F4),

@@ -3,15 +3,15 @@ use tensor::compare::assert_close;
 use tensor::{Shape, ShapeError, Tensor};
 
 use super::{By, Conv2d, Way, twin};
-use crate::Operator;
 use crate::gemm::Kernel;
 use crate::testing::{
     Node, ROUNDING, assert_central_differences, assert_same_for_any_threads, cases, doubles, floats, inner,
     random,
 };
+use crate::{Operator, Precision};
 
 /// A convolution and the input it is given; windows always fit.
-fn convolution() -> impl Strategy<Value = (Conv2d, [usize; 4])> {
+pub(super) fn convolution() -> impl Strategy<Value = (Conv2d, [usize; 4])> {
     let groups =
         prop_oneof![3 => Just((1, 1..20usize, 1..20usize)), 2 => (2..4usize).prop_map(|g| (g, 1..4, 1..4))];
     let channels = groups.prop_flat_map(|(g, c, k)| (Just(g), c, k));
@@ -23,7 +23,17 @@ fn convolution() -> impl Strategy<Value = (Conv2d, [usize; 4])> {
         "the window fits",
         |((groups, c, k), (n, h, w), (kernel, stride, dilation), padding, bias)| {
             let (in_channels, out_channels) = (c * groups, k * groups);
-            let op = Conv2d { in_channels, out_channels, kernel, stride, padding, dilation, groups, bias };
+            let op = Conv2d {
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
+                padding,
+                dilation,
+                groups,
+                bias,
+                precision: Precision::F32,
+            };
             let input = [n, in_channels, h, w];
             op.infer(&[input.into()]).is_ok().then_some((op, input))
         },

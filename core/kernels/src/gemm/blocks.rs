@@ -7,9 +7,6 @@ use super::kernel::{Kernel, Tile};
 use crate::simd;
 use crate::transpose::{BLOCK, transpose_block};
 
-/// Depth of one pass: a block of [`Kernel::cols`] columns of this depth stays in the first-level cache.
-const DEPTH: usize = 512;
-
 /// Elements of packed panels in one pass (512 KiB): they stay in the second-level cache.
 const PACKED: usize = 128 * 1024;
 
@@ -40,17 +37,13 @@ pub(crate) struct Output<'a, F> {
 /// Length of the scratch memory of [`multiply`] for this many rows.
 pub(crate) fn scratch_len(kernel: &Kernel, rows: usize, depth: usize) -> usize {
     let width = kernel.width();
-    depth_block(depth) * rows.next_multiple_of(width).min(tile_rows(kernel, depth))
+    kernel.depth_block(depth) * rows.next_multiple_of(width).min(tile_rows(kernel, depth))
 }
 
 /// Rows that one pass packs: a multiple of the panel width.
 pub(crate) fn tile_rows(kernel: &Kernel, depth: usize) -> usize {
     let width = kernel.width();
-    (PACKED / (depth_block(depth) * width)).max(1) * width
-}
-
-fn depth_block(depth: usize) -> usize {
-    depth.div_ceil(depth.div_ceil(DEPTH).max(1)).max(1)
+    (PACKED / (kernel.depth_block(depth) * width)).max(1) * width
 }
 
 /// `out = scale · left · right + keep · out` for the rows `rows` of `left`; `right` is `[depth, columns]`.
@@ -70,7 +63,7 @@ pub(crate) fn multiply<F: Fn(usize) -> usize>(
     if depth == 0 {
         return out.rescale(rows, right.cols);
     }
-    let (depth_step, row_step) = (depth_block(depth), tile_rows(kernel, depth));
+    let (depth_step, row_step) = (kernel.depth_block(depth), tile_rows(kernel, depth));
     for row in rows.clone().step_by(row_step) {
         let tile = row..rows.end.min(row + row_step);
         let keep = out.keep;
@@ -110,6 +103,7 @@ pub(crate) fn multiply_packed<F: Fn(usize) -> usize>(
     for col in (0..right.cols).step_by(kernel.cols()) {
         let cols = kernel.cols().min(right.cols - col);
         let block = &right.data[col * right.col_stride..];
+        let kernel = kernel.begin(cols);
         for (panel, row) in packed.chunks(depth * width).zip(rows.clone().step_by(width)) {
             kernel.run(Tile {
                 rows: width.min(rows.end - row),

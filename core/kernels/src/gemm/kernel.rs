@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 use gemm_f32::microkernel;
 
+use super::bf16::{self, Isa, TileState};
+
 /// Arguments: m, n, k, dst, left, right, dst_cs, dst_rs, left_cs, right_rs, right_cs, dst scale, scale, status of the
 /// dst scale (0: zero, 1: one, 2: other), three conjugations and a prefetch address that have no meaning here.
 type Function = unsafe fn(
@@ -34,16 +36,29 @@ type Function = unsafe fn(
 /// Widest panel of any kernel.
 pub(crate) const MAX_WIDTH: usize = 64;
 
-/// Widest column block of any kernel.
-pub(crate) const MAX_COLS: usize = 8;
+/// Widest column block of a kernel of the crate.
+const MAX_COLS: usize = 8;
 
-/// The micro-kernels of one instruction set: `table[vectors − 1][columns − 1]`.
+/// Depth of one pass: a block of [`Kernel::cols`] columns of this depth stays in the first-level cache.
+const DEPTH: usize = 512;
+
+/// The micro-kernels of one instruction set.
 pub(crate) struct Kernel {
     name: &'static str,
     vector: usize,
     width: usize,
     cols: usize,
-    table: [[Option<Function>; MAX_COLS]; 4],
+    /// Most steps of depth in one pass.
+    depth: usize,
+    micro: Micro,
+}
+
+#[allow(clippy::large_enum_variant)] // There are a few kernels in all, and the table is read for each tile.
+enum Micro {
+    /// Of `f32`: `table[vectors − 1][columns − 1]`.
+    Single([[Option<Function>; MAX_COLS]; 4]),
+    /// Of pairs of bf16.
+    Pairs(Isa),
 }
 
 /// The operands of one tile: `dst[r, c] = dst_scale · dst[r, c] + scale · Σ_k left[k·width + r] · right[k, c]`.
@@ -68,14 +83,11 @@ impl Kernel {
     pub(crate) fn detected() -> &'static Kernel {
         static KERNEL: OnceLock<Kernel> = OnceLock::new();
         KERNEL.get_or_init(|| {
-            let mut kernels = Kernel::available();
             #[cfg(test)]
-            if let Some(limit) = crate::simd::limit() {
-                return kernels
-                    .find(|kernel| kernel.name == limit)
-                    .expect("a test limits itself to what runs");
+            if let Some(kernel) = Kernel::limited(Kernel::available()) {
+                return kernel;
             }
-            kernels.next().expect("the scalar kernel runs everywhere")
+            Kernel::available().next().expect("the scalar kernel runs everywhere")
         })
     }
 
@@ -98,6 +110,44 @@ impl Kernel {
         kernels.into_iter()
     }
 
+    /// The fastest kernel for pairs of bf16 this processor can run: operands are pairs ([`super::bf16`]), a step of depth
+    /// is two multiply-adds, and the right operand's depths must lie next to each other.
+    pub(crate) fn bf16() -> &'static Kernel {
+        static KERNEL: OnceLock<Kernel> = OnceLock::new();
+        KERNEL.get_or_init(|| {
+            #[cfg(test)]
+            if crate::simd::limit().is_some() {
+                let kernel = Kernel::limited(Kernel::bf16_available());
+                return kernel.unwrap_or_else(|| Kernel::of_pairs(Isa::Portable));
+            }
+            Kernel::bf16_available().next().expect("the portable kernel runs everywhere")
+        })
+    }
+
+    /// Every kernel for pairs of bf16 this processor can run, fastest first.
+    pub(crate) fn bf16_available() -> impl Iterator<Item = Kernel> {
+        Isa::available().map(Kernel::of_pairs)
+    }
+
+    /// The one that the tests of this process are limited to.
+    #[cfg(test)]
+    fn limited(mut kernels: impl Iterator<Item = Kernel>) -> Option<Kernel> {
+        let limit = crate::simd::limit()?;
+        kernels.find(|kernel| kernel.name == limit)
+    }
+
+    fn of_pairs(isa: Isa) -> Kernel {
+        let [width, cols] = isa.block();
+        Kernel {
+            name: isa.name(),
+            vector: bf16::LANES,
+            width,
+            cols,
+            depth: bf16::DEPTH,
+            micro: Micro::Pairs(isa),
+        }
+    }
+
     fn new<const C: usize, const V: usize>(
         name: &'static str,
         vector: usize,
@@ -110,7 +160,7 @@ impl Kernel {
                 *slot = Some(function);
             }
         }
-        Kernel { name, vector, width: V * vector, cols: C, table }
+        Kernel { name, vector, width: V * vector, cols: C, depth: DEPTH, micro: Micro::Single(table) }
     }
 
     /// The instruction set, such as `avx512f`.
@@ -133,12 +183,52 @@ impl Kernel {
         self.cols
     }
 
+    /// Depth of each pass over `depth` steps, all of about the same length.
+    pub(crate) fn depth_block(&self, depth: usize) -> usize {
+        let block = depth.div_ceil(depth.div_ceil(self.depth).max(1)).max(1);
+        match self.micro {
+            Micro::Single(_) => block,
+            // Whole steps of the tile instructions, but for the last.
+            Micro::Pairs(_) => block.next_multiple_of(bf16::STEP),
+        }
+    }
+
+    /// Gets this thread ready for tiles of `cols` columns.
+    #[inline]
+    pub(crate) fn begin(&self, cols: usize) -> Ready<'_> {
+        let state = match self.micro {
+            Micro::Single(_) => None,
+            Micro::Pairs(isa) => isa.begin(cols),
+        };
+        Ready { kernel: self, cols, state }
+    }
+}
+
+/// A kernel on a thread that is ready to run it, for tiles of some number of columns.
+pub(crate) struct Ready<'a> {
+    kernel: &'a Kernel,
+    cols: usize,
+    state: Option<TileState>,
+}
+
+impl Ready<'_> {
     /// Computes one tile.
     ///
     /// # Panics
     /// If a slice is shorter than the sizes and strides say: the caller's arithmetic is wrong.
     #[inline]
     pub(crate) fn run(&self, tile: Tile<'_>) {
+        assert!(tile.cols == self.cols);
+        match &self.kernel.micro {
+            Micro::Single(table) => self.kernel.run_single(table, tile),
+            Micro::Pairs(isa) => isa.run(self.state.as_ref(), tile),
+        }
+    }
+}
+
+impl Kernel {
+    #[inline]
+    fn run_single(&self, table: &[[Option<Function>; MAX_COLS]; 4], tile: Tile<'_>) {
         let Tile {
             rows,
             cols,
@@ -157,7 +247,7 @@ impl Kernel {
         assert!(left.len() >= (depth - 1) * left_stride + vectors * self.vector);
         assert!(right.len() > last(depth, right_strides[0], cols, right_strides[1]));
         assert!(dst.len() > last(rows, dst_strides[0], cols, dst_strides[1]));
-        let function = self.table[vectors - 1][cols - 1].expect("the table is full up to width and cols");
+        let function = table[vectors - 1][cols - 1].expect("the table is full up to width and cols");
         let status = if dst_scale == 0.0 { 0 } else { 1 + u8::from(dst_scale != 1.0) };
         // SAFETY: `available` found the instructions `function` needs. It reads `vectors · vector` elements at each of
         // `depth` multiples of `left_stride` in `left`, reads `right` at `k·rs + c·cs` for `k < depth`, `c < cols`, and
@@ -193,7 +283,7 @@ impl Kernel {
 }
 
 /// Largest index into a matrix; `usize::MAX`, which no slice reaches, where it overflows.
-fn last(rows: usize, row_stride: usize, cols: usize, col_stride: usize) -> usize {
+pub(super) fn last(rows: usize, row_stride: usize, cols: usize, col_stride: usize) -> usize {
     (rows - 1).saturating_mul(row_stride).saturating_add((cols - 1).saturating_mul(col_stride))
 }
 

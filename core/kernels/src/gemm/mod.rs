@@ -3,8 +3,10 @@
 //! Micro-kernels come from the crate `gemm-f32`, chosen at run time ([`instruction_set`]); blocking and packing are
 //! ours, with fixed block sizes and scratch memory from [`Threads`]. That crate's own blocking is left aside:
 //! with its feature `std` it reads `/sys` and may start `lscpu`, without it it falls back to scalar code (no
-//! detection of instructions), and it allocates in every call.
+//! detection of instructions), and it allocates in every call. Products of operands rounded to bf16 have kernels of our
+//! own (`bf16`) under the same blocking.
 
+pub(crate) mod bf16;
 mod blocks;
 mod kernel;
 #[cfg(test)]
@@ -38,6 +40,13 @@ pub fn instruction_set() -> &'static str {
     Kernel::detected().name()
 }
 
+/// The instruction set the products of bf16 operands use: `amx-bf16`, `avx512bf16` or `portable`.
+///
+/// The first call may ask the operating system for the use of the instructions.
+pub fn bf16_instruction_set() -> &'static str {
+    Kernel::bf16().name()
+}
+
 /// `c = scale · a · b + keep · c`; `c` is row-major `[a.rows, b.cols]`. With `keep` 0, `c` may hold anything.
 ///
 /// The result does not depend on the number of threads.
@@ -45,6 +54,19 @@ pub fn instruction_set() -> &'static str {
 /// # Panics
 /// If the sizes do not fit together.
 pub fn multiply(threads: &Threads, scale: f32, a: Matrix<'_>, b: Matrix<'_>, keep: f32, c: &mut [f32]) {
+    multiply_by(Kernel::detected(), threads, scale, a, b, keep, c);
+}
+
+/// [`multiply`] by some kernel; its operands are what that kernel multiplies.
+fn multiply_by(
+    kernel: &Kernel,
+    threads: &Threads,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    keep: f32,
+    c: &mut [f32],
+) {
     assert!(a.cols == b.rows, "a has {} columns, b has {} rows", a.cols, b.rows);
     assert!(Some(c.len()) == a.rows.checked_mul(b.cols), "c holds {} elements", c.len());
     if c.is_empty() {
@@ -55,22 +77,27 @@ pub fn multiply(threads: &Threads, scale: f32, a: Matrix<'_>, b: Matrix<'_>, kee
     // The kernel writes along panels. Those are columns of `b`, except where `b` would have to be transposed for a few
     // rows of `a`: there `b` is read in place, once, and the product is made transposed.
     if b.row_stride == 1 && a.rows <= MAX_WIDTH && 4 * a.rows <= b.cols {
-        by_rows(threads, parts, scale, a, b, keep, c);
+        by_rows(kernel, threads, parts, scale, a, b, keep, c);
     } else {
-        by_columns(threads, parts, scale, a, b, keep, c);
+        by_columns(kernel, threads, parts, scale, a, b, keep, c);
     }
 }
 
 /// Scratch memory that [`multiply`] takes for `a` `[m, depth]` and `b` `[depth, n]`, or fewer rows of `a`.
-pub fn scratch([m, depth, n]: [usize; 3]) -> Scratch {
-    let kernel = Kernel::detected();
+pub fn scratch(sizes: [usize; 3]) -> Scratch {
+    scratch_by(Kernel::detected(), sizes)
+}
+
+fn scratch_by(kernel: &Kernel, [m, depth, n]: [usize; 3]) -> Scratch {
     let by_columns = Scratch::each([scratch_len(kernel, n, depth)]);
     let few = m.min(MAX_WIDTH).min(n / 4);
     let by_rows = Scratch::each([scratch_len(kernel, few, depth)]).and(Scratch::shared([few * n]));
     by_columns.or(by_rows)
 }
 
+#[allow(clippy::too_many_arguments)]
 fn by_columns(
+    kernel: &Kernel,
     threads: &Threads,
     parts: usize,
     scale: f32,
@@ -79,7 +106,7 @@ fn by_columns(
     keep: f32,
     c: &mut [f32],
 ) {
-    let (kernel, panels, n) = (Kernel::detected(), b.transposed(), b.cols);
+    let (panels, n) = (b.transposed(), b.cols);
     let rows = a.rows.div_ceil(parts).next_multiple_of(kernel.cols());
     threads.for_each_chunk(c, rows * n, |part, chunk| {
         let right = a.row_range(part * rows..part * rows + chunk.len() / n).transposed();
@@ -89,7 +116,9 @@ fn by_columns(
     });
 }
 
+#[allow(clippy::too_many_arguments)]
 fn by_rows(
+    kernel: &Kernel,
     threads: &Threads,
     parts: usize,
     scale: f32,
@@ -98,7 +127,7 @@ fn by_rows(
     keep: f32,
     c: &mut [f32],
 ) {
-    let (kernel, m, n) = (Kernel::detected(), a.rows, b.cols);
+    let (m, n) = (a.rows, b.cols);
     let columns = n.div_ceil(parts).next_multiple_of(kernel.cols());
     let mut transposed = threads.scratch(n * m);
     threads.for_each_chunk(&mut transposed, columns * m, |part, chunk| {

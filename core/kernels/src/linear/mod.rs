@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
 use crate::gemm::{self, Matrix};
-use crate::{Backward, Forward, Operator, ParamSpec, Reads, Scratch, check};
+use crate::{Backward, Forward, Operator, ParamSpec, Precision, Reads, Scratch, Threads, check};
 
 /// `y = x·Wᵀ + b` over the last axis.
 ///
@@ -17,6 +17,9 @@ pub struct Linear {
     pub out_features: usize,
     /// Whether there is a bias.
     pub bias: bool,
+    /// How this executor computes it: no part of the model.
+    #[serde(skip)]
+    pub precision: Precision,
 }
 
 impl Operator for Linear {
@@ -54,9 +57,13 @@ impl Operator for Linear {
     fn scratch(&self, inputs: &[Shape], _threads: usize) -> Scratch {
         let (input, output) = (self.in_features, self.out_features);
         let rows = inputs[0].len().checked_div(input).unwrap_or(0);
-        let forward = gemm::scratch([rows, input, output]);
-        let backward_input = gemm::scratch([rows, output, input]);
-        let backward_weight = gemm::scratch([output, rows, input]);
+        let scratch = match self.precision {
+            Precision::F32 => gemm::scratch,
+            Precision::Bf16 => gemm::bf16::scratch,
+        };
+        let forward = scratch([rows, input, output]);
+        let backward_input = scratch([rows, output, input]);
+        let backward_weight = scratch([output, rows, input]);
         forward.or(backward_input).or(backward_weight)
     }
 
@@ -67,7 +74,7 @@ impl Operator for Linear {
             pass.output.data.chunks_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
         }
         let keep = if self.bias { 1.0 } else { 0.0 };
-        gemm::multiply(pass.threads, 1.0, x, weight.transposed(), keep, pass.output.data);
+        self.multiply(pass.threads, x, weight.transposed(), keep, pass.output.data);
     }
 
     fn backward(&self, pass: Backward<'_>) {
@@ -76,11 +83,11 @@ impl Operator for Linear {
         let dy_matrix = Matrix::new(dy, rows(dy, self.out_features), self.out_features);
         if let Some(grad) = &mut pass.grad_inputs[0] {
             let keep = if grad.accumulate { 1.0 } else { 0.0 };
-            gemm::multiply(pass.threads, 1.0, dy_matrix, weight, keep, grad.data);
+            self.multiply(pass.threads, dy_matrix, weight, keep, grad.data);
         }
         if let [dw, db @ ..] = pass.grad_params {
             if !dw.data().is_empty() {
-                gemm::multiply(pass.threads, 1.0, dy_matrix.transposed(), x, 0.0, dw.data_mut());
+                self.multiply(pass.threads, dy_matrix.transposed(), x, 0.0, dw.data_mut());
             }
             db.iter_mut().for_each(|db| column_sums(dy, db.data_mut()));
         }
@@ -90,13 +97,27 @@ impl Operator for Linear {
 impl Linear {
     /// A layer without bias.
     pub const fn new(in_features: usize, out_features: usize) -> Self {
-        Linear { in_features, out_features, bias: false }
+        Linear { in_features, out_features, bias: false, precision: Precision::F32 }
     }
 
     /// With or without bias.
     pub const fn bias(mut self, bias: bool) -> Self {
         self.bias = bias;
         self
+    }
+
+    /// How products are rounded.
+    pub const fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// `c = a · b + keep · c`.
+    fn multiply(&self, threads: &Threads, a: Matrix<'_>, b: Matrix<'_>, keep: f32, c: &mut [f32]) {
+        match self.precision {
+            Precision::F32 => gemm::multiply(threads, 1.0, a, b, keep, c),
+            Precision::Bf16 => gemm::bf16::multiply(threads, a, b, keep, c),
+        }
     }
 
     /// The input as `[rows, in_features]`, the weight as `[out_features, in_features]`.

@@ -3,11 +3,12 @@ use tensor::compare::assert_close;
 use tensor::{Shape, ShapeError};
 
 use super::{Linear, twin};
-use crate::Operator;
+use crate::gemm::{self, bf16::twin::rounded};
 use crate::testing::{
     Node, ROUNDING, assert_central_differences, assert_same_for_any_threads, cases, doubles, floats, inner,
     random,
 };
+use crate::{Operator, Precision};
 
 proptest! {
     #![proptest_config(cases(100))]
@@ -29,6 +30,34 @@ proptest! {
             prop_assert!((product - inner(node.inputs[0].data(), gradients.inputs[0].data())).abs() < bound);
             prop_assert!((product - inner(node.params[0].data(), gradients.params[0].data())).abs() < bound);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    #[test]
+    fn bf16_agrees_with_the_twin_of_rounded_operands(
+        n in 0..70usize,
+        i in 1..80usize,
+        o in 1..80usize,
+        bias: bool,
+        threads in 1..4usize,
+    ) {
+        let op = Linear::new(i, o).bias(bias).precision(Precision::Bf16);
+        let mut node = Node::random(&op, vec![random(&[n, i], 1)], 2).threads(threads);
+        let (y, _) = node.forward();
+        let dy = random(&[n, o], 5);
+        let [x, w, rounded_dy] = [&node.inputs[0], &node.params[0], &dy].map(|t| rounded(t.data()));
+        let b = node.params.get(1).map(|b| doubles(b.data())).unwrap_or_default();
+        assert_close("y", y.data(), &floats(&twin::forward([n, i, o], &doubles(&x), &doubles(&w), &b)), ROUNDING);
+
+        let gradients = node.backward(&dy);
+        let dx = gemm::twin::multiply([n, i, o], 1.0, &rounded_dy, &w, 0.0, &[]);
+        assert_close("dx", gradients.inputs[0].data(), &dx, ROUNDING);
+        let turned: Vec<f32> = (0..n * o).map(|at| rounded_dy[at % n * o + at / n]).collect();
+        let dw = gemm::twin::multiply([o, i, n], 1.0, &turned, &x, 0.0, &[]);
+        assert_close("dw", gradients.params[0].data(), &dw, ROUNDING);
     }
 }
 
@@ -56,8 +85,10 @@ fn gradients_are_central_differences() {
 #[test]
 fn the_same_for_any_number_of_threads() {
     const OP: Linear = Linear::new(300, 70).bias(true);
+    const BF16: Linear = OP.precision(Precision::Bf16);
     for n in [1, 8, 90] {
         assert_same_for_any_threads(|| Node::random(&OP, vec![random(&[n, 300], 3)], 4));
+        assert_same_for_any_threads(|| Node::random(&BF16, vec![random(&[n, 300], 3)], 4));
     }
 }
 
