@@ -100,14 +100,24 @@ impl Geometry {
 
     /// Elements of a padded row, whose columns lie sorted by their remainder modulo the stride: those that one tap reads
     /// for consecutive outputs then follow each other.
+    #[inline(always)]
     pub(super) fn row_len(&self) -> usize {
-        self.padded()[1].next_multiple_of(self.stride[1])
+        match (self.padded()[1], self.stride[1]) {
+            (columns, 1) => columns,
+            (columns, 2) => columns.next_multiple_of(2),
+            (columns, across) => columns.next_multiple_of(across),
+        }
     }
 
     /// Where a padded column lies in its row.
+    #[inline(always)]
     pub(super) fn in_row(&self, column: usize) -> usize {
-        let across = self.stride[1];
-        column % across * (self.row_len() / across) + column / across
+        // Asked for every tap of every panel: the usual strides do without divisions.
+        match self.stride[1] {
+            1 => column,
+            2 => column % 2 * (self.row_len() / 2) + column / 2,
+            across => column % across * (self.row_len() / across) + column / across,
+        }
     }
 
     /// Whether any window reads this padded row (axis 0) or column (1).
