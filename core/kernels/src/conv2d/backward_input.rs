@@ -17,23 +17,26 @@ pub(super) fn backward_input(
     weight: &[f32],
     dx: &mut GradInput<'_>,
 ) {
-    match geometry.transposed() {
-        // With few input channels, columns of `dy` would cost more than the products they serve.
-        Some(transposed) if geometry.inputs >= FEW || geometry.taps() == 1 => {
-            as_convolution(threads, geometry, &transposed, dy, weight, dx)
-        }
-        _ => by_columns(threads, geometry, dy, weight, dx),
+    match convolution(geometry) {
+        Some(transposed) => as_convolution(threads, geometry, &transposed, dy, weight, dx),
+        None => by_columns(threads, geometry, dy, weight, dx),
     }
+}
+
+/// The convolution of `dy` that gives `dx`, where that is the way: with few input channels, columns of `dy` would cost more
+/// than the products they serve.
+pub(super) fn convolution(geometry: &Geometry) -> Option<Geometry> {
+    geometry.transposed().filter(|_| geometry.inputs >= FEW || geometry.taps() == 1)
 }
 
 /// What [`backward_input`] takes for `images` images or fewer.
 pub(super) fn scratch(geometry: &Geometry, images: usize) -> Scratch {
-    match geometry.transposed() {
-        Some(transposed) if geometry.inputs >= FEW || geometry.taps() == 1 => {
+    match convolution(geometry) {
+        Some(transposed) => {
             let turned = geometry.groups * geometry.outputs * geometry.depth();
             scratch::convolve(&transposed, images).and(Scratch::shared([turned]))
         }
-        _ => columns_scratch(Kernel::detected(), geometry, geometry.outputs, images),
+        None => columns_scratch(Kernel::detected(), geometry, geometry.outputs, images),
     }
 }
 

@@ -1,4 +1,4 @@
-use super::super::backward_input::{columns_scratch, columns_together, group_columns};
+use super::super::backward_input::{columns_scratch, columns_together, convolution, group_columns};
 use super::super::columns::{Images, paired_len};
 use super::super::forward::Start;
 use super::super::geometry::Geometry;
@@ -17,8 +17,8 @@ pub(in super::super) fn backward_input(
     weight: &[f32],
     dx: &mut GradInput<'_>,
 ) {
-    let turned = turned(threads, geometry, weight, geometry.transposed().is_some());
-    match geometry.transposed() {
+    let turned = turned(threads, geometry, weight, convolution(geometry).is_some());
+    match convolution(geometry) {
         Some(transposed) => {
             let start = if dx.accumulate { Start::Keep } else { Start::Zero };
             convolve(threads, &transposed, dy, &turned, start.into(), dx.data);
@@ -31,7 +31,7 @@ pub(in super::super) fn backward_input(
 pub(super) fn scratch(geometry: &Geometry, images: usize) -> Scratch {
     let turned = geometry.groups * pairs_of(geometry.outputs) * geometry.depth();
     let weights = Scratch::shared([turned, turned]);
-    match geometry.transposed() {
+    match convolution(geometry) {
         Some(transposed) => convolve_scratch(&transposed, images).and(weights),
         None => {
             let of_output = in_pairs(&geometry.of_output());
