@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Matrix;
-use super::kernel::{Kernel, Tile};
+use super::kernel::{Kernel, Ready, Tile};
 use crate::simd;
 use crate::transpose::{BLOCK, transpose_block};
 
@@ -100,12 +100,15 @@ pub(crate) fn multiply_packed<F: Fn(usize) -> usize>(
     out: &mut Output<'_, F>,
 ) {
     let depth = right.rows;
+    let mut ready: Option<Ready<'_>> = None;
     for col in (0..right.cols).step_by(kernel.cols()) {
         let cols = kernel.cols().min(right.cols - col);
         let block = &right.data[col * right.col_stride..];
-        let kernel = kernel.begin(cols);
+        // What one was ready for ends before the next begins.
+        drop(ready.take_if(|ready| ready.cols() != cols));
+        let ready = &*ready.get_or_insert_with(|| kernel.begin(cols));
         for (panel, row) in packed.chunks(depth * width).zip(rows.clone().step_by(width)) {
-            kernel.run(Tile {
+            ready.run(Tile {
                 rows: width.min(rows.end - row),
                 cols,
                 depth,

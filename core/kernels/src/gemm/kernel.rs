@@ -212,6 +212,11 @@ pub(crate) struct Ready<'a> {
 }
 
 impl Ready<'_> {
+    /// Columns of the tiles it is ready for.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// Computes one tile.
     ///
     /// # Panics

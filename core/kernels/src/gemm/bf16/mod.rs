@@ -20,7 +20,7 @@ mod avx512;
 mod portable;
 mod product;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 #[cfg(test)]
 pub(crate) mod twin;
 

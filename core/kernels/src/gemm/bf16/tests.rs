@@ -6,6 +6,9 @@ use crate::Threads;
 use crate::gemm::{self, Kernel, Matrix, Output, multiply_panels, scratch_len};
 use crate::testing::{ROUNDING, cases, random};
 
+/// Every instruction set for bf16 there is.
+pub(crate) const NAMES: [&str; 3] = ["amx-bf16", "avx512bf16", "portable"];
+
 /// Every number that is a bf16, what lies half way to the next, and its neighbours.
 #[test]
 fn rounds_to_nearest_even() {
@@ -137,10 +140,10 @@ fn every_bf16_kernel_agrees_with_the_twin() {
     }
     let ran: Vec<_> = kernels.iter().map(Kernel::name).collect();
     println!("ran: {ran:?}");
-    if let Ok(expected) = std::env::var("EXPECT_ISA")
-        && ["amx-bf16", "avx512bf16", "portable"].contains(&expected.as_str())
+    if let Ok(expected) =
+        std::env::var("EXPECT_ISA").map(|name| NAMES.into_iter().find(|&known| known == name))
     {
-        assert!(ran.contains(&expected.as_str()), "{expected} did not run, only {ran:?}");
+        assert!(expected.is_none_or(|name| ran.contains(&name)), "{expected:?} did not run, only {ran:?}");
     }
 }
 
