@@ -198,6 +198,7 @@ pub fn run_spec(config: &Config, graph: Graph, address: Option<Address>) -> RunS
         privacy: privacy_spec(config),
         train: train_spec(config),
         threads: config.trusted.threads,
+        precision: config.trusted.precision,
         memory: config.trusted.memory.as_deref().and_then(parse_size),
         accelerator: accelerator_spec(config, address),
     }

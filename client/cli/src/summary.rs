@@ -29,6 +29,9 @@ pub struct Report {
     /// Bytes of bodies that crossed to and from the accelerator; the boundary log has at least these.
     pub bytes_out: u64,
     pub bytes_in: u64,
+    /// Of the trusted side's products, and the instructions that made them.
+    pub precision: String,
+    pub instructions: String,
     pub peak_trusted_bytes: u64,
     pub resident_trusted_bytes: u64,
     /// Per record, replace-one neighbours; nothing where nothing is guaranteed.
@@ -62,6 +65,8 @@ impl Report {
             bytes_in_per_image: per_image(summary.bytes_in as f64),
             bytes_out: summary.bytes_out,
             bytes_in: summary.bytes_in,
+            precision: summary.precision.name().to_owned(),
+            instructions: summary.instructions,
             peak_trusted_bytes: summary.peak_trusted_bytes,
             resident_trusted_bytes: summary.resident_trusted_bytes,
             flow: summary.flow,
@@ -96,6 +101,7 @@ impl Report {
         row("accelerator", &self.traffic_text());
         row("processor time", &self.processor_text());
         row("speed", &format!("{:.1} images/s", self.images_per_second));
+        row("precision", &format!("{}, by {}", self.precision, self.instructions));
         row("trusted memory", &format!("{} at most", bytes(self.peak_trusted_bytes as f64)));
         list(&mut text, "not covered", &self.not_covered);
         list(&mut text, "on condition", &self.conditions);

@@ -20,6 +20,7 @@ pub use augment::{Augment, Draw};
 pub use executor::{Executor, Pass};
 pub use fuse::for_training as fused_for_training;
 pub use input::{FormError, InputForm};
+pub use kernels::Precision;
 pub use kernels::trace;
 pub use learner::{Learner, LearnerState, LearnerStateRef, StateError};
 pub use optimiser::{Optimiser, OptimiserConfig};

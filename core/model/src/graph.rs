@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use kernels::{Op, ParamSpec};
+use kernels::{Op, ParamSpec, Precision};
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
@@ -178,6 +178,18 @@ impl Graph {
             return Err(GraphError::Output { value: output.0 });
         }
         Ok(Graph { nodes, shapes, output, ..self.clone() })
+    }
+
+    /// The same graph with products of this precision: for an executor, not a part of the model.
+    pub fn with_precision(mut self, precision: Precision) -> Graph {
+        for node in &mut self.nodes {
+            match &mut node.op {
+                Op::Conv2d(conv) => conv.precision = precision,
+                Op::Linear(linear) => linear.precision = precision,
+                _ => {}
+            }
+        }
+        self
     }
 
     fn specs(&self, of: impl Fn(&Op) -> Vec<ParamSpec>) -> Vec<(String, Shape)> {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use engine::Precision;
 use engine::trace::Span;
 use model::Graph;
 use serde::{Deserialize, Serialize};
@@ -192,6 +193,9 @@ pub struct Summary {
     pub images: u64,
     pub bytes_out: u64,
     pub bytes_in: u64,
+    /// Precision of the trusted side's products, and the instructions that made them.
+    pub precision: Precision,
+    pub instructions: String,
     /// What the plan says the trusted side holds at most.
     pub peak_trusted_bytes: u64,
     /// The largest resident memory of the trusted process, program and libraries included, from the operating system.
@@ -209,6 +213,9 @@ pub struct Summary {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub layers: Vec<PlannedLayer>,
+    /// Precision of the trusted side's products, and the instructions that would make them here.
+    pub precision: Precision,
+    pub instructions: String,
     /// Bytes that the trusted side holds at most while training.
     pub peak_trusted_bytes: u64,
     /// What they are made of.

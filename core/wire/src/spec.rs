@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use engine::Precision;
 use engine::{Augment, OptimiserConfig, Schedule};
 use model::Graph;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ pub struct RunSpec {
     pub privacy: Privacy,
     pub train: Train,
     pub threads: usize,
+    /// Of the trusted side's products.
+    pub precision: Precision,
     /// Largest peak of the trusted process the plan may have, in bytes.
     pub memory: Option<u64>,
     pub accelerator: Accelerator,

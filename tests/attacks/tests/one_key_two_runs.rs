@@ -74,7 +74,8 @@ fn another_split_preprocessing_seed_or_noise_is_another_function() {
         change(settings);
         assert_apart(&base, &other, &format!("split ({i})"));
     }
-    let spec: [fn(&mut RunSpec); 3] = [
+    let spec: [fn(&mut RunSpec); 4] = [
+        |spec| spec.precision = kernels::Precision::Bf16,
         |spec| spec.train.seed += 1,
         |spec| spec.train.mean[0] = 0.25,
         |spec| spec.privacy.clip = Clip::Norm(1.0),

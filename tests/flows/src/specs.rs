@@ -1,3 +1,4 @@
+use engine::Precision;
 use engine::{Augment, Decay, OptimiserConfig, Schedule};
 use model::{Graph, zoo};
 use tensor::Shape;
@@ -37,6 +38,7 @@ pub fn spec(flow: Flow, epochs: usize) -> RunSpec {
             checkpoint_steps: None,
         },
         threads: 1,
+        precision: Precision::F32,
         memory: None,
         accelerator: Accelerator {
             address: Some(Address::Unix("memory".into())),
@@ -50,6 +52,12 @@ pub fn spec(flow: Flow, epochs: usize) -> RunSpec {
 /// Everything in the enclave.
 pub fn enclave(epochs: usize) -> RunSpec {
     spec(Flow::Enclave, epochs)
+}
+
+/// The same run with products of operands rounded to bf16.
+pub fn bf16(mut spec: RunSpec) -> RunSpec {
+    spec.precision = Precision::Bf16;
+    spec
 }
 
 /// Everything on the accelerator, with what that needs allowed by name.

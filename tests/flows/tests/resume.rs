@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
 use asymflow_flows::{
-    Disk, MemoryHost, enclave, everything, per_step, plain, quantile_clip, randomised_labels, records,
+    Disk, MemoryHost, bf16, enclave, everything, per_step, plain, quantile_clip, randomised_labels, records,
     two_views, with_epsilon, withheld_labels, without_noise,
 };
 use model::Parameters;
@@ -51,7 +51,8 @@ fn uninterrupted(spec: &RunSpec) -> (MemoryHost, Run) {
 fn stopped_at_every_step() {
     let public = [enclave(3), plain(3), with_epsilon(3), without_noise(3)];
     let policies = [per_step(3), two_views(3), randomised_labels(3), withheld_labels(3), quantile_clip(3)];
-    for spec in public.into_iter().chain(policies).chain([everything(3)]) {
+    let rounded = [bf16(enclave(3)), bf16(with_epsilon(3))];
+    for spec in public.into_iter().chain(policies).chain([everything(3)]).chain(rounded) {
         let (whole_host, whole) = uninterrupted(&spec);
         for stop in 0..STEPS {
             let mut host = MemoryHost { stop_after: Some(stop), ..MemoryHost::default() };

@@ -1,9 +1,9 @@
 //! Every flow trains; what leaves, and what comes back.
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
-use asymflow_flows::{MemoryHost, enclave, plain, records, with_epsilon, without_noise};
+use asymflow_flows::{MemoryHost, bf16, enclave, plain, records, with_epsilon, without_noise};
 use model::Parameters;
-use runtime::{Outcome, Run};
+use runtime::{Outcome, Run, RunError};
 use wire::RunSpec;
 use wire::accelerator::RecordSet;
 
@@ -39,4 +39,39 @@ fn every_flow_learns() {
         assert!(scores.accuracy > 0.5, "{name}: {scores:?}");
         assert!(scores.accuracy_trusted_only.unwrap() > 0.5, "{name}: {scores:?}");
     }
+}
+
+/// Mean training loss of the first epoch may differ by so much, as a share, where products are rounded to bf16. Later the
+/// two runs are as far apart as any two.
+const BF16_LOSS: f64 = 0.02;
+
+#[test]
+fn bf16_trains_like_f32() {
+    for spec in [enclave(6), without_noise(6), with_epsilon(6)] {
+        let name = spec.flow.name();
+        let trained = |spec: RunSpec| {
+            let mut host = MemoryHost::default();
+            let run = run(&mut host, spec);
+            let epoch = &host.losses()[..TRAIN.div_ceil(16)];
+            let loss = epoch.iter().map(|&loss| f64::from(loss)).sum::<f64>() / epoch.len() as f64;
+            let scores = run.training_summary(&host).unwrap().scores.unwrap();
+            (epoch[0], loss, scores.accuracy_trusted_only.unwrap())
+        };
+        let (first, loss, _) = trained(spec.clone());
+        let (rounded_first, rounded_loss, accuracy) = trained(bf16(spec));
+        println!("{name}: first step {first} {rounded_first}, first epoch {loss} {rounded_loss}, {accuracy}");
+        assert_ne!(first.to_bits(), rounded_first.to_bits(), "{name} is not rounded");
+        assert!((first - rounded_first).abs() < 0.01 * first, "{name}: {rounded_first}, not about {first}");
+        assert!((loss - rounded_loss).abs() < BF16_LOSS * loss, "{name}: {rounded_loss}, not about {loss}");
+        assert!(accuracy > 0.5, "{name}: {accuracy}");
+    }
+}
+
+#[test]
+fn bf16_without_a_trusted_part_is_refused() {
+    let spec = bf16(plain(1));
+    let initial = Parameters::init(&spec.graph, 1);
+    let refused = Run::create(&mut MemoryHost::default(), spec, initial).err().unwrap();
+    assert!(matches!(&refused, RunError::Request(_)), "{refused:?}");
+    assert!(refused.to_string().contains("trusted.precision: `plain` has no trusted part"), "{refused}");
 }

@@ -66,5 +66,7 @@ fn steps_after_the_first_allocate_nothing() {
         check("enclave", &flows::enclave(2), threads);
         check("enclave, resnet20", &residual, threads);
         check("delta", &delta, threads);
+        check("enclave, resnet20, bf16", &flows::bf16(residual.clone()), threads);
+        check("delta, bf16", &flows::bf16(delta.clone()), threads);
     }
 }

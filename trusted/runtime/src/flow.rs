@@ -1,6 +1,7 @@
 //! A flow as data: which part of the model runs where, and in what form records leave.
 
 use engine::InputForm;
+use kernels::Precision;
 use ledger::Kind;
 use mechanism::ReleaseShape;
 use model::{Graph, derive};
@@ -78,11 +79,24 @@ impl Parts {
     pub fn of(spec: &RunSpec) -> Result<Self, RunError> {
         match &spec.flow {
             Flow::Enclave => {
-                Ok(Parts { trusted: Some(TrustedGraphs::Whole(spec.graph.clone())), outsourced: None })
+                let graph = spec.graph.clone().with_precision(spec.precision);
+                Ok(Parts { trusted: Some(TrustedGraphs::Whole(graph)), outsourced: None })
             }
+            Flow::Plain if spec.precision != Precision::F32 => Err(RunError::Request(format!(
+                "trusted.precision: `plain` has no trusted part that could compute in {}",
+                spec.precision.name()
+            ))),
             Flow::Plain => Ok(Parts { trusted: None, outsourced: Some(everything(spec)?) }),
             Flow::Delta(delta) => delta_parts(spec, delta),
         }
+    }
+}
+
+/// The instructions that products of this precision are made of on this processor.
+pub(crate) fn instructions(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => kernels::gemm::instruction_set(),
+        Precision::Bf16 => kernels::gemm::bf16_instruction_set(),
     }
 }
 
@@ -118,10 +132,10 @@ fn delta_parts(spec: &RunSpec, delta: &Delta) -> Result<Parts, RunError> {
     let outsourced = residual_part(spec, delta, at, record_shape(sample)?, shape)?;
     Ok(Parts {
         trusted: Some(TrustedGraphs::Split(Box::new(SplitGraphs {
-            backbone,
+            backbone: backbone.with_precision(spec.precision),
             split,
             config,
-            main,
+            main: main.with_precision(spec.precision),
             orthogonality: delta.orthogonality,
         }))),
         outsourced: Some(outsourced),

@@ -11,7 +11,7 @@ use wire::spec::{Clip, Protection};
 
 use crate::RunError;
 use crate::calibration::Calibration;
-use crate::flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};
+use crate::flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs, instructions};
 use crate::memory::{Held, MemoryPlan};
 use crate::run::Run;
 use crate::trusted_model::TrustedModel;
@@ -66,6 +66,8 @@ pub fn plan(
     let releases = parts.outsourced.iter().map(|o| release(spec, o)).collect::<Result<_, _>>()?;
     Ok(Plan {
         layers,
+        precision: spec.precision,
+        instructions: instructions(spec.precision).to_owned(),
         peak_trusted_bytes: memory.bytes(),
         memory: memory.told(),
         peak_step: memory.peak_step().to_owned(),

@@ -264,6 +264,8 @@ impl Run {
             images: self.totals.images,
             bytes_out: self.totals.bytes_out,
             bytes_in: self.totals.bytes_in,
+            precision: self.spec.precision,
+            instructions: crate::flow::instructions(self.spec.precision).to_owned(),
             peak_trusted_bytes: self.memory.bytes(),
             resident_trusted_bytes: host.peak_bytes(),
             epsilon,

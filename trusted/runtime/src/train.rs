@@ -7,7 +7,7 @@
 use engine::random::{Purpose, Stream};
 use engine::{Augment, Draw, Pass, batches};
 use kernels::trace::Work;
-use kernels::{Mode, softmax_cross_entropy};
+use kernels::{Mode, Precision, softmax_cross_entropy};
 use wire::accelerator::RecordSet;
 use wire::owner::{Epoch, Event, Step};
 use wire::spec::{Flow, OnFailure, Release};
@@ -43,6 +43,20 @@ struct At {
     steps: usize,
 }
 
+/// What is to be said where a precision buys nothing.
+fn slower(precision: Precision) -> Option<String> {
+    let instructions = crate::flow::instructions(precision);
+    (precision == Precision::Bf16 && instructions != TILES).then(|| {
+        format!(
+            "[trusted] precision = \"bf16\" is computed by {instructions}, which is slower than \"f32\": this \
+             processor has no {TILES}, or the operating system does not let it be used"
+        )
+    })
+}
+
+/// The instructions that make products of bf16 faster.
+const TILES: &str = "amx-bf16";
+
 impl Run {
     /// Trains from where the run stands until its end, or until the owner asks to stop.
     ///
@@ -63,6 +77,9 @@ impl Run {
         if self.memory.recompute {
             let text = "cheap activations are computed again in the backward pass, to fit [trusted] memory";
             host.report(Event::Note { text: text.to_owned() }, &[]);
+        }
+        if let Some(text) = slower(self.spec.precision) {
+            host.report(Event::Note { text }, &[]);
         }
         self.repeat_last_epoch(host, steps, &mut announced)?;
         self.report_graphs(host);

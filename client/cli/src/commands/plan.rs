@@ -32,6 +32,8 @@ struct Output<'a> {
     flow: &'a str,
     model: &'a str,
     layers: Vec<Layer<'a>>,
+    precision: &'a str,
+    instructions: &'a str,
     peak_trusted_bytes: u64,
     peak_step: &'a str,
     recompute: bool,
@@ -89,6 +91,8 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
         flow: &flow,
         model: &model,
         layers: plan.layers.iter().map(layer).collect(),
+        precision: plan.precision.name(),
+        instructions: &plan.instructions,
         peak_trusted_bytes: plan.peak_trusted_bytes,
         peak_step: &plan.peak_step,
         recompute: plan.recompute,
@@ -196,6 +200,7 @@ fn table(flow: &str, model: &str, plan: &Plan) -> String {
     let total = |of: fn(&PlannedLayer) -> u64| grouped(plan.layers.iter().map(of).sum());
     let (trusted, untrusted) = (total(|l| l.trusted_macs), total(|l| l.untrusted_macs));
     let _ = writeln!(text, "multiply-adds per image: trusted {trusted}, untrusted {untrusted}");
+    let _ = writeln!(text, "trusted products: {}, by {}", plan.precision.name(), plan.instructions);
     text.push_str(&memory(plan));
     plan.releases.iter().for_each(|release| text.push_str(&release_line(release)));
     text

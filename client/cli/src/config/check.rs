@@ -1,4 +1,5 @@
 use data::Format;
+use engine::Precision;
 use ledger::Kind;
 use wire::spec::ReleaseShape;
 
@@ -29,7 +30,7 @@ pub(super) fn check(config: &Config) -> Checked {
     check_flow(&config.flow, &config.train)?;
     check_privacy(&config.privacy, &config.flow)?;
     check_train(&config.train)?;
-    check_trusted(&config.trusted)?;
+    check_trusted(&config.trusted, &config.flow)?;
     check_accelerator(&config.accelerator)
 }
 
@@ -231,11 +232,15 @@ fn check_train(train: &Train) -> Checked {
     ensure(train.warmup_epochs <= train.epochs, "train.warmup_epochs", || "is more than `epochs`".into())
 }
 
-fn check_trusted(trusted: &Trusted) -> Checked {
+fn check_trusted(trusted: &Trusted, flow: &Flow) -> Checked {
     ensure(trusted.place == "this-machine", "trusted.where", || {
         format!("`{}` is not available yet; there is `this-machine`", trusted.place)
     })?;
     ensure((1..=1024).contains(&trusted.threads), "trusted.threads", || "must be from 1 to 1024".into())?;
+    let used = trusted.precision == Precision::F32 || flow.kind != "plain";
+    ensure(used, "trusted.precision", || {
+        format!("the flow `plain` has no trusted part that could compute in `{}`", trusted.precision.name())
+    })?;
     ensure(trusted.memory.as_deref().is_none_or(|text| parse_size(text).is_some()), "trusted.memory", || {
         format!("`{}` is not a size; write it like `128 MiB`", trusted.memory.as_deref().unwrap_or_default())
     })

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use engine::Precision;
 use serde::{Deserialize, Serialize};
 
 /// A whole RUN.toml. `None` stands for a default that depends on something else and is filled in when the run starts.
@@ -219,6 +220,8 @@ pub struct Trusted {
     /// Largest peak the plan may have, such as `128 MiB`.
     pub memory: Option<String>,
     pub threads: usize,
+    /// Of the operands of convolutions and linear layers.
+    pub precision: Precision,
     /// File of the job key; default: `job.key` in the run directory.
     pub key: Option<PathBuf>,
 }
@@ -332,7 +335,13 @@ impl Default for Train {
 
 impl Default for Trusted {
     fn default() -> Self {
-        Trusted { place: "this-machine".into(), memory: None, threads: 1, key: None }
+        Trusted {
+            place: "this-machine".into(),
+            memory: None,
+            threads: 1,
+            precision: Precision::F32,
+            key: None,
+        }
     }
 }
 

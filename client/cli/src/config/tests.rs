@@ -36,7 +36,7 @@ fn every_key_but_model_data_and_flow_has_a_default() {
 fn unknown_keys_name_line_and_nearest() {
     assert_eq!(error("[train]\nephocs = 3\n"), "RUN.toml:8: unknown key `ephocs`; did you mean `epochs`?");
     assert_eq!(error("[trian]\nepochs = 3\n"), "RUN.toml:7: unknown key `trian`; did you mean `train`?");
-    assert!(error("[trusted]\nzzzzzzzz = 3\n").contains("known: where, memory, threads, key"));
+    assert!(error("[trusted]\nzzzzzzzz = 3\n").contains("known: where, memory, threads, precision, key"));
 }
 
 #[test]
@@ -73,6 +73,7 @@ fn wrong_values_name_key_and_line() {
         ),
         ("[trusted]\nwhere = \"https://host:1\"", ":8: trusted.where: `https://host:1` is not available yet"),
         ("[trusted]\nmemory = \"much\"", ":8: trusted.memory: `much` is not a size"),
+        ("[trusted]\nprecision = \"fp16\"", ":8: `fp16` is not known here"),
         ("[accelerator]\naddress = \"tcp:host\"", ":8: accelerator.address: `tcp:host` is not an address"),
         ("[accelerator]\naddress = \"spawn:gpu\"", ":8: accelerator.address: `spawn:gpu` is not an address"),
         ("[train", ":7: "),
@@ -91,6 +92,21 @@ fn flows_that_release_need_a_stated_strength() {
     assert!(parse(&format!("{delta}[privacy]\nnoise = 0.5")).unwrap_err().contains("only 0.0"));
     assert!(
         parse(&format!("{delta}[privacy]\nnoise = 0.0\nepsilon = 1.0")).unwrap_err().contains("not both")
+    );
+}
+
+#[test]
+fn precision_needs_a_trusted_part() {
+    let text = |flow: &str, precision| {
+        format!("{}[trusted]\nprecision = \"{precision}\"", SMALL.replace("enclave", flow))
+    };
+    assert_eq!(parse(SMALL).unwrap().trusted.precision, engine::Precision::F32);
+    assert_eq!(parse(&text("enclave", "bf16")).unwrap().trusted.precision, engine::Precision::Bf16);
+    assert!(parse(&text("plain", "f32")).is_ok());
+    let refused = parse(&text("plain", "bf16")).unwrap_err();
+    assert!(
+        refused.starts_with("RUN.toml:8: trusted.precision: the flow `plain` has no trusted"),
+        "{refused}"
     );
 }
 
