@@ -6,7 +6,7 @@ use crate::add::Add;
 use crate::batch_norm::BatchNorm2d;
 use crate::conv2d::Conv2d;
 use crate::testing::{Node, random};
-use crate::{Mode, Operator};
+use crate::{Mode, Operator, Precision};
 
 const DIMS: [usize; 4] = [3, 4, 9, 11];
 
@@ -22,6 +22,8 @@ fn variants() -> Vec<(ConvNormRelu, [usize; 4])> {
         (Conv2d::new(9, 70, 1).stride(2), [3, 9, 7, 5]),
         (Conv2d::new(6, 12, 3).padding(1).groups(6), [3, 6, 8, 8]),
         (Conv2d::new(6, 4, 1).groups(2), [3, 6, 8, 8]),
+        (Conv2d::new(17, 33, 3).padding(1).precision(Precision::Bf16), [3, 17, 18, 9]),
+        (Conv2d::new(9, 8, 1).precision(Precision::Bf16), [7, 9, 4, 4]),
     ];
     let all = |(conv, dims): (Conv2d, [usize; 4])| {
         let bits = (0..16).map(|bits| [1, 2, 4, 8].map(|bit| bits & bit != 0));
