@@ -1,7 +1,6 @@
 //! Quality on the test records, with and without the untrusted part.
 
-use engine::Pass;
-use kernels::{Mode, softmax_cross_entropy};
+use kernels::softmax_cross_entropy;
 use wire::accelerator::RecordSet;
 use wire::owner::{Event, Scores, Summary};
 
@@ -113,8 +112,7 @@ impl Run {
             let range = first..(first + batch).min(records.len());
             let count = range.len();
             records.fill(&self.pixels, range.map(Chosen::plain), model.input_mut(count));
-            let pass = Pass { records: count, mode: Mode::Eval };
-            logits.extend_from_slice(model.forward(pass, &self.threads)?);
+            logits.extend_from_slice(model.predict(count, &self.threads)?);
         }
         Ok(Some(logits))
     }

@@ -1,7 +1,7 @@
 //! How much memory the trusted side holds at most, told before anything runs.
 
 use engine::timeline::Peak;
-use engine::{OptimiserConfig, Plan, Timeline};
+use engine::{OptimiserConfig, Plans, Timeline};
 use kernels::Scratch;
 use model::Graph;
 use wire::RunSpec;
@@ -173,8 +173,8 @@ impl Step {
     fn of(parts: &Parts, (batch, threads): (usize, usize), recompute: bool) -> Self {
         let (timeline, scratch) = match &parts.trusted {
             Some(TrustedGraphs::Whole(graph)) => {
-                let (plan, timeline) = Plan::training(graph.clone(), batch, recompute);
-                (timeline, plan.scratch(threads))
+                let (plans, timeline) = Plans::of(graph, batch, recompute);
+                (timeline, plans.scratch(threads))
             }
             Some(TrustedGraphs::Split(graphs)) => {
                 let plan = SplitPlan::of(graphs, batch, recompute);
