@@ -96,8 +96,8 @@ impl MemoryPlan {
             // while it grows.
             2 * outsourced.map_or(0, state),
             2 * remote,
-            // Messages made, stored and sent.
-            messages::CHUNK as u64 * (3 * message + MESSAGE),
+            // Messages made, stored and sent; in evaluation beside the logits of both parts.
+            messages::CHUNK as u64 * (3 * message + MESSAGE) + test * 2 * classes * NUMBER,
             // The test records' logits of both parts, their sum's gradient, and labels; the reply they came in.
             test * (4 * classes + 2) * NUMBER,
             // A data set's root is found from its labels; a clipping norm from the norms of all records.

@@ -131,7 +131,7 @@ impl Run {
         for chunk in Messenger::chunks(set, view, total) {
             let records = self.data.get(set);
             let source = (records, receipt.as_ref());
-            let messages = messenger.chunk(host, trusted.as_mut(), source, &chunk, &self.context());
+            let messages = messenger.chunk(host, trusted.as_mut(), source, &chunk, None, &self.context());
             sent = messages.and_then(|messages| {
                 let labels = match set {
                     RecordSet::Train if !*labelled => {

@@ -187,7 +187,7 @@ impl SplitModel {
     }
 
     /// [`SplitModel::predict`] for the images whose residuals were just computed, which are lost.
-    fn predict_split(&mut self, records: usize, threads: &Threads) -> &[f32] {
+    pub(crate) fn predict_split(&mut self, records: usize, threads: &Threads) -> &[f32] {
         self.main.run_in(&mut self.arena, |main| _ = main.predict(records, threads));
         &self.arena.floats[self.main.executor().output_place(records)]
     }

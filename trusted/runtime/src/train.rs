@@ -13,6 +13,7 @@ use wire::owner::{Epoch, Event, Step};
 use wire::spec::{Flow, OnFailure, Release};
 
 use crate::accelerator::Accelerator;
+use crate::evaluate::Answers;
 use crate::flow::Outsourced;
 use crate::records::Chosen;
 use crate::remote::{Remotely, Segment};
@@ -291,7 +292,7 @@ impl Run {
             self.account(remote);
             *remote = None;
         }
-        let test = self.score_tests(residual.as_deref())?;
+        let test = self.score_tests(Answers { own: Vec::new(), residual })?;
         self.totals.scores = test;
         let records = self.totals.records.max(1) as f64;
         let (train_loss, train_accuracy) =

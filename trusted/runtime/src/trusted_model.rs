@@ -105,6 +105,11 @@ impl TrustedModel {
         self.split()?.residuals(records, threads)
     }
 
+    /// [`TrustedModel::predict`] for the images whose residuals were just computed, which are lost.
+    pub(crate) fn predict_split(&mut self, records: usize, threads: &Threads) -> Result<&[f32], RunError> {
+        Ok(self.split()?.predict_split(records, threads))
+    }
+
     fn split(&mut self) -> Result<&mut SplitModel, RunError> {
         match self {
             TrustedModel::Whole(_) => Err(RunError::Request("this flow has no residual".to_owned())),
