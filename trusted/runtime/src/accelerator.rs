@@ -42,18 +42,50 @@ pub(crate) struct Traffic {
 /// The accelerator's model with its optimiser, as it came back: a function of released and public values only.
 ///
 /// Only [`Accelerator::state`] makes one, or the sealed checkpoint that one was stored in: that is why it may go back.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct RemoteState {
     /// Raw little-endian parameters, buffers and optimiser state.
-    bytes: Vec<u8>,
+    #[serde(with = "raw")]
+    bytes: Public<Vec<u8>>,
     updates: u64,
+}
+
+/// A state in a checkpoint: its bytes.
+mod raw {
+    use std::fmt;
+
+    use mechanism::{Crossing, Public};
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(state: &Public<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(state.value())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Public<Vec<u8>>, D::Error> {
+        from.deserialize_bytes(Bytes).map(Public::returned)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the bytes of a state")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+    }
 }
 
 impl RemoteState {
     /// The parameters in it.
     pub(crate) fn parameters(&self, graph: &Graph) -> Result<Parameters, AcceleratorError> {
         let (parameters, _) =
-            body::take_parameters(&self.bytes, graph).map_err(AcceleratorError::Protocol)?;
+            body::take_parameters(self.bytes.value(), graph).map_err(AcceleratorError::Protocol)?;
         Ok(parameters)
     }
 }
@@ -87,20 +119,22 @@ impl Accelerator {
         }
     }
 
+    /// Gives the accelerator its model, in the state it had before.
+    pub(crate) fn load_again(&mut self, load: Load, state: &RemoteState) -> Result<(), RunError> {
+        let job = Job::Load(Box::new(load));
+        self.control(&job)?;
+        self.done(&job)?;
+        let job = Job::Restore { updates: state.updates };
+        self.send(&job, &[(&state.bytes, 0)])?;
+        self.done(&job)
+    }
+
     /// Gives the accelerator its model. `parameters` must be public: drawn from the public seed.
     pub(crate) fn load(&mut self, load: Load, parameters: &Parameters) -> Result<(), RunError> {
         let reason =
             "the accelerator's initial parameters: from the public seed, or the weights the owner named";
         let body = Public::declare(Kind::Parameters, body::from_parameters(parameters), reason)?;
         let job = Job::Load(Box::new(load));
-        self.send(&job, &[(&body, 0)])?;
-        self.done(&job)
-    }
-
-    /// Gives the accelerator back the state it had.
-    pub(crate) fn restore(&mut self, state: &RemoteState) -> Result<(), RunError> {
-        let body = Public::returned(state.bytes.clone());
-        let job = Job::Restore { updates: state.updates };
         self.send(&job, &[(&body, 0)])?;
         self.done(&job)
     }
@@ -158,7 +192,7 @@ impl Accelerator {
         match self.receive(job)? {
             Reply::State { updates } => {
                 self.check_finite("state", length / 4)?;
-                Ok(RemoteState { bytes: std::mem::take(&mut self.reply), updates })
+                Ok(RemoteState { bytes: Public::returned(std::mem::take(&mut self.reply)), updates })
             }
             other => Err(unexpected(job, &other).into()),
         }

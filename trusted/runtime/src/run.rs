@@ -195,9 +195,9 @@ impl Run {
         outsourced: &Outsourced,
     ) -> Result<Accelerator, RunError> {
         let mut link = Accelerator::connect(host, &self.spec.accelerator)?;
-        link.load(self.load(outsourced), &self.initial.of(&outsourced.graph))?;
-        if let Some(remote) = &self.remote {
-            link.restore(&remote.state)?;
+        match &self.remote {
+            Some(remote) => link.load_again(self.load(outsourced), &remote.state)?,
+            None => link.load(self.load(outsourced), &self.initial.of(&outsourced.graph))?,
         }
         Ok(link)
     }
