@@ -84,7 +84,7 @@ impl Operator for ConvNormRelu {
     /// In training: batch statistics are not made here.
     fn forward(&self, pass: Forward<'_>) {
         assert!(pass.mode == Mode::Eval, "a graph that was rewritten for inference runs in evaluation mode");
-        let (own, norm) = pass.params.split_at(self.conv.params().len());
+        let (own, norm) = pass.params.split_at(1 + usize::from(self.conv.bias));
         let layout = Layout::of(pass.output.shape);
         let Forward { inputs, output, saved, mode, threads, .. } = pass;
         let shape = output.shape;
