@@ -53,11 +53,11 @@ fn check(what: &str, spec: &RunSpec, threads: usize) {
 /// One test: the allocator counts for the whole process.
 #[test]
 fn steps_after_the_first_allocate_nothing() {
+    // One epoch of stage 1, one of stage 2.
     let mut delta = flows::delta(2, ReleaseShape::Full);
     delta.privacy.allow = vec!["labels".into(), "plain-residuals".into()];
     delta.privacy.protection = wire::spec::Protection::NoNoise;
     if let Flow::Delta(delta) = &mut delta.flow {
-        delta.stage1_epochs = 2;
         delta.orthogonality = 0.01;
     }
     let mut residual = flows::enclave(2);
@@ -66,5 +66,6 @@ fn steps_after_the_first_allocate_nothing() {
         check("enclave", &flows::enclave(2), threads);
         check("enclave, resnet20", &residual, threads);
         check("delta", &delta, threads);
+        check("delta at an epsilon", &flows::with_epsilon(2), threads);
     }
 }

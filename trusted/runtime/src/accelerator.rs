@@ -164,24 +164,26 @@ impl Accelerator {
         self.control(job)
     }
 
-    /// The next logits `[count × classes]` of `job`, checked.
+    /// Puts the next logits `[count × classes]` of `job`, checked, in place of what is in `logits`.
     pub(crate) fn logits(
         &mut self,
         job: &Job,
         step: usize,
-        count: usize,
-        classes: usize,
-    ) -> Result<Vec<f32>, RunError> {
+        (count, classes): (usize, usize),
+        logits: &mut Vec<f32>,
+    ) -> Result<(), RunError> {
         match self.receive(job)? {
             Reply::Logits { step: found, .. } if found != step => {
                 Err(AcceleratorError::Step { expected: step, found }.into())
             }
             Reply::Logits { .. } => {
-                let logits = self.finite_numbers("logits", count * classes)?;
+                self.check_finite("logits", count * classes)?;
+                logits.clear();
+                logits.extend(numbers(&self.reply));
                 if logits.iter().any(|x| x.abs() > LARGEST_LOGIT) {
                     return Err(AcceleratorError::TooLarge { what: "logits" }.into());
                 }
-                Ok(logits)
+                Ok(())
             }
             other => Err(unexpected(job, &other).into()),
         }
@@ -215,7 +217,8 @@ impl Accelerator {
         let job = Job::Answer { count: messages.len() };
         let bodies: Vec<(&Body, usize)> = messages.iter().map(|m| (m.as_ref(), 1)).collect();
         self.send(&job, &bodies)?;
-        let logits = self.logits(&job, 0, messages.len(), classes)?;
+        let mut logits = Vec::with_capacity(messages.len() * classes);
+        self.logits(&job, 0, (messages.len(), classes), &mut logits)?;
         self.done(&job)?;
         Ok(logits)
     }
@@ -289,20 +292,22 @@ impl Accelerator {
         }
     }
 
-    fn finite_numbers(&self, what: &'static str, count: usize) -> Result<Vec<f32>, AcceleratorError> {
-        self.check_finite(what, count)?;
-        Ok(body::to_f32(&self.reply, count).expect("its length was checked"))
-    }
-
     /// Whether the reply is `count` finite numbers; without a copy of them.
     fn check_finite(&self, what: &'static str, count: usize) -> Result<(), AcceleratorError> {
         let (expected, found) = (count * 4, self.reply.len());
         if expected != found {
             return Err(AcceleratorError::Shape { what, expected, found });
         }
-        let mut numbers = self.reply.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-        if numbers.all(f32::is_finite) { Ok(()) } else { Err(AcceleratorError::NotFinite { what }) }
+        if numbers(&self.reply).all(f32::is_finite) {
+            Ok(())
+        } else {
+            Err(AcceleratorError::NotFinite { what })
+        }
     }
+}
+
+fn numbers(body: &[u8]) -> impl Iterator<Item = f32> {
+    body.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
 }
 
 /// A stranger's words for a person's terminal: one short line without control characters.
