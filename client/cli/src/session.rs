@@ -226,6 +226,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Plan(_) => "plan",
         Event::Note { .. } => "note",
         Event::Stage { .. } => "stage",
+        Event::Connected { .. } => "connected",
         Event::Released { .. } => "released",
         Event::Spent { .. } => "spent",
         Event::Step(_) => "step",

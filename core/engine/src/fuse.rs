@@ -18,7 +18,7 @@ pub fn for_training(graph: &Graph) -> Graph {
 /// Convolution (+ batch norm) (+ residual connection) (+ ReLU), and what is left of those for training.
 ///
 /// It runs in evaluation mode only.
-pub(crate) fn for_inference(graph: &Graph) -> Graph {
+pub fn for_inference(graph: &Graph) -> Graph {
     rewrite(graph, |reads, n| conv_chain(reads, n).or_else(|| memory_chain(reads, n)))
 }
 

@@ -6,11 +6,14 @@ use serde::{Deserialize, Serialize};
 use tensor::{Tensor, View};
 
 use crate::executor::Pass;
-use crate::{Arena, Executor, Layout, Optimiser, OptimiserConfig, Plan, orthogonality};
+use crate::{Arena, Executor, Layout, Optimiser, OptimiserConfig, Plans, orthogonality};
 
 /// A graph, its parameters and their optimiser.
 pub struct Learner {
+    /// Has the memory, which it lends.
     executor: Executor,
+    /// The same graph, with more of it fused, for evaluation mode.
+    inference: Executor,
     parameters: Parameters,
     optimiser: Optimiser,
 }
@@ -50,23 +53,43 @@ impl Learner {
         optimiser: OptimiserConfig,
         batch: usize,
     ) -> Result<Self, StateError> {
-        Learner::of(Executor::for_training(graph, batch), parameters, optimiser)
+        let mut learner = Learner::without_memory(graph, parameters, optimiser, batch)?;
+        learner.take_memory(false);
+        Ok(learner)
     }
 
-    /// A learner that runs in `executor`.
+    /// A learner that has no memory for passes yet ([`Learner::take_memory`]).
     ///
     /// # Errors
-    /// [`StateError`] if `parameters` are not those of its graph.
-    pub fn of(
-        executor: Executor,
+    /// [`StateError`] if `parameters` are not this graph's.
+    pub fn without_memory(
+        graph: Graph,
+        parameters: Parameters,
+        optimiser: OptimiserConfig,
+        batch: usize,
+    ) -> Result<Self, StateError> {
+        let (plans, timeline) = Plans::of(&graph, batch, false);
+        Learner::part(&plans, &timeline.lay_out(), parameters, optimiser)
+    }
+
+    /// A learner for a part of a longer run, planned by its caller in `layout`; it runs in memory that it is lent
+    /// ([`Learner::run_in`]).
+    ///
+    /// # Errors
+    /// [`StateError`] if `parameters` are not those of the planned graph.
+    pub fn part(
+        plans: &Plans,
+        layout: &Layout,
         parameters: Parameters,
         optimiser: OptimiserConfig,
     ) -> Result<Self, StateError> {
+        let executor = Executor::part_for_training(&plans.training, layout);
         if !parameters.fits(executor.graph()) {
             return Err(StateError { model: executor.graph().name().to_owned(), what: "its parameters" });
         }
+        let inference = Executor::part_for_inference(&plans.inference, layout);
         let optimiser = Optimiser::new(optimiser, &parameters.params);
-        Ok(Learner { executor, parameters, optimiser })
+        Ok(Learner { executor, inference, parameters, optimiser })
     }
 
     /// What runs the graph.
@@ -74,17 +97,23 @@ impl Learner {
         &self.executor
     }
 
-    /// See [`Executor::take_memory`].
+    /// Takes the memory that passes need, with or without `recompute`, in place of what it had; what was computed is lost.
     pub fn take_memory(&mut self, recompute: bool) {
-        self.executor.take_memory(recompute);
+        // Given back before the new one is made.
+        self.executor.swap_arena(&mut Arena::default());
+        let (plans, timeline) = Plans::of(self.executor.graph(), self.batch(), recompute);
+        let layout = timeline.lay_out();
+        self.move_to(&plans, &layout);
+        self.executor.swap_arena(&mut layout.arena());
     }
 
-    /// See [`Executor::move_to`].
-    pub fn move_to(&mut self, plan: &Plan, layout: &Layout) {
-        self.executor.move_to(plan, layout);
+    /// Takes the places of another layout, as a part of a longer run; see [`Learner::part`].
+    pub fn move_to(&mut self, plans: &Plans, layout: &Layout) {
+        self.executor.move_to(&plans.training, layout);
+        self.inference.move_to(&plans.inference, layout);
     }
 
-    /// Runs `work` in memory that several parts share; see [`Executor::part_for_training`].
+    /// Runs `work` in memory that several parts share; see [`Learner::part`].
     pub fn run_in<T>(&mut self, arena: &mut Arena, work: impl FnOnce(&mut Self) -> T) -> T {
         self.executor.swap_arena(arena);
         let result = work(self);
@@ -92,9 +121,10 @@ impl Learner {
         result
     }
 
-    /// See [`Executor::set_part`].
-    pub fn set_part(&mut self, part: u8) {
-        self.executor.set_part(part);
+    /// Its numbers in profiles, where there are several graphs: in training, and in evaluation mode.
+    pub fn set_parts(&mut self, [training, inference]: [u8; 2]) {
+        self.executor.set_part(training);
+        self.inference.set_part(inference);
     }
 
     pub fn graph(&self) -> &Graph {
@@ -128,7 +158,7 @@ impl Learner {
 
     /// Scratch memory that any step takes on so many threads; for [`Threads::reserve`].
     pub fn scratch(&self, threads: usize) -> Scratch {
-        self.executor.scratch(threads)
+        self.executor.scratch(threads).or(self.inference.scratch(threads))
     }
 
     /// Gradients of the last forward pass; see [`Executor::backward`].
@@ -171,9 +201,14 @@ impl Learner {
         (self.executor.output(pass.records), loss)
     }
 
-    /// Logits in evaluation mode.
+    /// Output in evaluation mode for what [`Learner::input_mut`] holds: the bits of [`Learner::forward`], sooner, and nothing
+    /// that a backward pass could use.
     pub fn predict(&mut self, records: usize, threads: &Threads) -> &[f32] {
-        self.forward(Pass { records, mode: Mode::Eval }, threads)
+        self.executor.exchange_arena(&mut self.inference);
+        self.inference.forward(&mut self.parameters, Pass { records, mode: Mode::Eval }, threads);
+        self.executor.exchange_arena(&mut self.inference);
+        // Its place is the same in both.
+        self.executor.output(records)
     }
 
     /// A copy of everything that training changes.
@@ -210,3 +245,6 @@ impl Learner {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,12 +18,12 @@ pub mod timeline;
 
 pub use augment::{Augment, Draw};
 pub use executor::{Executor, Pass};
-pub use fuse::for_training as fused_for_training;
+pub use fuse::{for_inference as fused_for_inference, for_training as fused_for_training};
 pub use input::{FormError, InputForm};
 pub use kernels::Precision;
 pub use kernels::trace;
 pub use learner::{Learner, LearnerState, LearnerStateRef, StateError};
 pub use optimiser::{Optimiser, OptimiserConfig};
-pub use plan::Plan;
+pub use plan::{Plan, Plans};
 pub use schedule::{Decay, Schedule};
 pub use timeline::{Arena, Layout, Timeline};

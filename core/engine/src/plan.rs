@@ -39,9 +39,41 @@ pub(crate) struct Again<P> {
     pub(crate) output: P,
 }
 
+/// A model's plans for training and for evaluation mode. Both have their input and their output in the same places, and
+/// whichever runs has all of the memory.
+#[derive(Clone, Debug)]
+pub struct Plans {
+    pub training: Plan,
+    pub inference: Plan,
+}
+
+impl Plans {
+    /// The buffers of one step over `graph`: forward in evaluation mode, or forward, loss, backward.
+    pub fn of(graph: &Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
+        let mut timeline = Timeline::default();
+        let mut plans = Plans::forward(graph, batch, &mut timeline);
+        plans.training.learn(recompute, &mut timeline);
+        (plans, timeline)
+    }
+
+    /// The buffers of a forward pass in either mode, whose input is made in the step that `timeline` is at.
+    pub fn forward(graph: &Graph, batch: usize, timeline: &mut Timeline) -> Self {
+        let inference = Plan::forward_as(graph.clone(), fuse::for_inference(graph), batch, timeline);
+        // What is written last in one mode is alive until it is read in the other.
+        let ends = (inference.input(), Some(inference.output()));
+        let training = Plan::forward_from(ends, graph.clone(), fuse::for_training(graph), batch, timeline);
+        Plans { training, inference }
+    }
+
+    /// Scratch memory that any pass takes on so many threads.
+    pub fn scratch(&self, threads: usize) -> Scratch {
+        self.training.scratch(threads).or(self.inference.scratch(threads))
+    }
+}
+
 impl Plan {
     /// The buffers of one training step over `graph`: forward, loss, backward.
-    pub fn training(graph: Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
+    pub(crate) fn training(graph: Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
         let fused = fuse::for_training(&graph);
         Plan::training_as(graph, fused, batch, recompute)
     }
@@ -50,42 +82,55 @@ impl Plan {
     pub(crate) fn training_as(graph: Graph, fused: Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
         let mut timeline = Timeline::default();
         let mut plan = Plan::forward_as(graph, fused, batch, &mut timeline);
-        timeline.step("loss");
-        timeline.read(plan.output());
-        let grad_input = plan.backward(recompute, &mut timeline);
-        timeline.step("end");
-        timeline.read(plan.output());
-        grad_input.into_iter().for_each(|grad| timeline.read(grad));
+        plan.learn(recompute, &mut timeline);
         (plan, timeline)
     }
 
-    /// The buffers of a forward pass over `graph`, whose input is made in the step that `timeline` is at.
-    pub fn forward(graph: Graph, batch: usize, timeline: &mut Timeline) -> Self {
-        let fused = fuse::for_training(&graph);
-        Plan::forward_as(graph, fused, batch, timeline)
+    /// The loss and the backward pass after a forward pass.
+    fn learn(&mut self, recompute: bool, timeline: &mut Timeline) {
+        timeline.step("loss");
+        timeline.read(self.output());
+        let grad_input = self.backward(recompute, timeline);
+        timeline.step("end");
+        timeline.read(self.output());
+        grad_input.into_iter().for_each(|grad| timeline.read(grad));
     }
 
-    /// [`Plan::forward`] for evaluation mode only.
-    pub fn inference(graph: Graph, batch: usize, timeline: &mut Timeline) -> Self {
-        let fused = fuse::for_inference(&graph);
-        Plan::forward_as(graph, fused, batch, timeline)
-    }
-
+    /// The buffers of a forward pass over `fused`, a rewrite of `graph`; the input is made in the step that `timeline` is at.
     pub(crate) fn forward_as(graph: Graph, fused: Graph, batch: usize, timeline: &mut Timeline) -> Self {
+        let input = timeline.make(fused.shape(ValueId::INPUT, batch.max(1)).len());
+        Plan::forward_from((input, None), graph, fused, batch, timeline)
+    }
+
+    /// [`Plan::forward_as`] from an input, and where there is one into an output, that exist already.
+    fn forward_from(
+        (input, output): (Buffer, Option<Buffer>),
+        graph: Graph,
+        fused: Graph,
+        batch: usize,
+        timeline: &mut Timeline,
+    ) -> Self {
         let batch = batch.max(1);
-        let len = |value| fused.shape(value, batch).len();
-        let mut values = vec![timeline.make(len(ValueId::INPUT))];
+        let mut values = vec![input];
         let mut saved = Vec::new();
         for (n, node) in fused.nodes().iter().enumerate() {
             timeline.step(format!("{} {}, forward", graph.name(), node.name));
             node.inputs.iter().for_each(|v| timeline.read(values[v.0]));
             let kept = node.op.operator().saved_len(&fused.input_shapes(n, batch));
             saved.push([timeline.make(kept.floats), timeline.make_indices(kept.indices)]);
-            values.push(timeline.make(len(ValueId(n + 1))));
+            let value = ValueId(n + 1);
+            let existing = output.filter(|_| value == fused.output());
+            existing.into_iter().for_each(|output| timeline.read(output));
+            values.push(existing.unwrap_or_else(|| timeline.make(fused.shape(value, batch).len())));
         }
         let (grads, twice) = (vec![None; fused.values()], vec![None; fused.nodes().len()]);
         let again = vec![Vec::new(); fused.nodes().len()];
         Plan { kept: values.clone(), values, saved, grads, twice, again, graph, fused, batch }
+    }
+
+    /// The graph's input.
+    pub fn input(&self) -> Buffer {
+        self.values[ValueId::INPUT.0]
     }
 
     /// The graph's output.

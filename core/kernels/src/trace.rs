@@ -4,7 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-/// What is done. A part is a graph, by its place in the order in which its owner lists them; a node is one of its nodes.
+/// What is done. A part is a graph, by its place in the order in which its owner lists them, first all as they run in
+/// training, then all as they run in inference; a node is one of its nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Work {
     /// A whole training step.

@@ -127,7 +127,7 @@ kinds! {
         "not needed: no record has touched it";
     Parameters, "parameters", Outward, Public,
         "Parameters that no private record has touched: from the public seed, or the weights file the owner names.",
-        "4 bytes per parameter, once per session",
+        "4 bytes per parameter, once, before there is a state to send back",
         "not needed: no record has touched it";
     Schedule, "schedule", Outward, Public,
         "Hyper-parameters, learning rates, batch order and public random seeds.",

@@ -39,7 +39,7 @@ pub struct Load {
 pub enum Job {
     /// First message of a session → [`Reply::Ready`].
     Hello { version: u32 },
-    /// \[parameters] → [`Reply::Done`].
+    /// \[parameters; nothing where [`Job::Restore`] follows] → [`Reply::Done`].
     Load(Box<Load>),
     /// \[messages of `count` records from `first`, then, if `labels`, one u16 each] → [`Reply::Done`]. Puts them at place
     /// `view`, over what is there.

@@ -89,6 +89,19 @@ pub fn read_frame<T: DeserializeOwned>(
     limits: Limits,
     body: &mut Vec<u8>,
 ) -> Result<T, WireError> {
+    read_frame_when(reader, limits, body, |_| Ok(()))
+}
+
+/// [`read_frame`] that calls `wait` with the body's length before it takes memory for it.
+///
+/// # Errors
+/// As [`read_frame`], and what `wait` returns.
+pub fn read_frame_when<T: DeserializeOwned>(
+    reader: &mut impl Read,
+    limits: Limits,
+    body: &mut Vec<u8>,
+    wait: impl FnOnce(usize) -> Result<(), WireError>,
+) -> Result<T, WireError> {
     let mut prefix = [0u8; PREFIX];
     read_prefix(reader, &mut prefix)?;
     let (magic, lengths) = prefix.split_at(4);
@@ -105,6 +118,7 @@ pub fn read_frame<T: DeserializeOwned>(
     if !rest.is_empty() {
         return Err(WireError::Header(format!("{} bytes too many", rest.len())));
     }
+    wait(body_len)?;
     read_pieces(reader, body_len, body)?;
     Ok(header)
 }

@@ -9,7 +9,7 @@ pub mod frame;
 pub mod owner;
 pub mod spec;
 
-pub use frame::{Limits, WireError, read_frame, write_frame};
+pub use frame::{Limits, WireError, read_frame, read_frame_when, write_frame};
 pub use spec::RunSpec;
 
 /// Version of both protocols; peers of another version are refused.

@@ -62,6 +62,11 @@ pub enum Event {
         /// Processor seconds of the trusted process so far, from the operating system.
         trusted_cpu_seconds: f64,
     },
+    /// The accelerator has its model. Once a session, before any message.
+    Connected {
+        /// Processor seconds of the trusted process that this took.
+        trusted_cpu_seconds: f64,
+    },
     /// Messages of records left for the accelerator.
     Released {
         set: RecordSet,
@@ -151,7 +156,7 @@ pub struct Step {
 /// Where the trusted side's time goes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Profile {
-    /// Name and graph of each part, before the first spans; nodes are counted in the graph as it runs in training.
+    /// Name and graph of each part, before the first spans; nodes are counted in the graphs as they run.
     Graphs(Vec<(String, Graph)>),
     /// All of one step, with its number of records; or of what was done since the last one.
     Spans { step: Option<usize>, spans: Vec<Span> },

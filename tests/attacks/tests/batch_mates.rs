@@ -9,8 +9,11 @@
 
 use asymflow_attacks::TRAIN;
 use asymflow_flows::{MemoryHost, records, without_noise};
-use model::Parameters;
+use engine::{Learner, OptimiserConfig};
+use kernels::Threads;
+use model::{Parameters, derive, zoo};
 use runtime::Run;
+use tensor::Shape;
 use wire::accelerator::{Job, RecordSet};
 use wire::spec::Flow;
 
@@ -51,5 +54,34 @@ fn batches_and_threads_do_not_show() {
     let base = messages(&body, 16, 1);
     for (batch_size, threads) in [(1, 1), (5, 1), (48, 1), (16, 2), (7, 3)] {
         assert!(messages(&body, batch_size, threads) == base, "batches of {batch_size}, {threads} threads");
+    }
+}
+
+/// Of every architecture: what residuals are made from has the same bits in a batch of any size.
+#[test]
+fn no_backbone_shows_its_batch() {
+    const IMAGES: usize = 33;
+    for name in zoo::ARCHITECTURES {
+        let input = Shape::from([3, 32, 32]);
+        let graph = zoo::build(name, input, 10).unwrap();
+        let backbone = derive::backbone(&graph, derive::split_point(&graph).unwrap()).unwrap();
+        let optimiser = OptimiserConfig::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false };
+        let parameters = Parameters::init(&backbone, 1);
+        let mut learner = Learner::new(backbone, parameters, optimiser, IMAGES).unwrap();
+        let mut outputs = |batch: usize| -> Vec<f32> {
+            let images: Vec<usize> = (0..IMAGES * input.len()).collect();
+            let mut found = Vec::new();
+            for pixels in images.chunks(batch * input.len()) {
+                let count = pixels.len() / input.len();
+                let place = learner.input_mut(count);
+                place.iter_mut().zip(pixels).for_each(|(x, i)| *x = (i * 7919 % 1013) as f32 / 500.0 - 1.0);
+                found.extend_from_slice(learner.predict(count, &Threads::new(1)));
+            }
+            found
+        };
+        let single = outputs(1);
+        for batch in [2, 5, IMAGES] {
+            assert!(outputs(batch) == single, "{name}, batches of {batch}");
+        }
     }
 }

@@ -42,6 +42,9 @@ fn flows_are_measured_in_one_run() {
     );
     assert!(number(delta, "untrusted_cpu_seconds_per_image") > 0.0);
     assert!(number(delta, "release_trusted_cpu_seconds_per_record") > 0.0);
+    for field in ["session_trusted_cpu_seconds", "inference_session_trusted_cpu_seconds"] {
+        assert!(number(delta, field) > 0.0 && number(enclave, field) == 0.0, "{field}");
+    }
     assert_eq!(delta["stages"].as_array().map(Vec::len), Some(2));
     assert!((number(delta, "epsilon") - 8.0).abs() < 1e-6, "no rule is relaxed");
     assert!(table.contains("training, trusted time per image"), "{table}");

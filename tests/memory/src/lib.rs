@@ -1,8 +1,12 @@
-//! A host that notes what has been allocated when each step ends, and keeps no files.
+//! A host that notes what has been allocated when each step ends, and keeps no files, and an accelerator that takes no memory.
+
+use std::collections::VecDeque;
 
 use flows::MemoryHost;
-use runtime::{Host, Journal, StorageError, Transport};
+use mechanism::StoreError;
+use runtime::{Crossed, Host, Journal, StorageError, Transport};
 use wire::WireError;
+use wire::accelerator::{Job, Load, Reply};
 use wire::owner::Event;
 use wire::spec::Address;
 
@@ -67,11 +71,11 @@ impl Host for NotingHost {
     }
 
     fn journal(&mut self) -> Result<Box<dyn Journal>, StorageError> {
-        self.host.journal()
+        Ok(Box::new(NoJournal))
     }
 
-    fn connect(&mut self, address: &Address, timeout: f64) -> Result<Box<dyn Transport>, WireError> {
-        self.host.connect(address, timeout)
+    fn connect(&mut self, _: &Address, _: f64) -> Result<Box<dyn Transport>, WireError> {
+        Ok(Box::new(Zeros { load: None, replies: VecDeque::with_capacity(Zeros::REPLIES) }))
     }
 
     fn report(&mut self, event: Event, _body: &[u8]) {
@@ -92,5 +96,74 @@ impl Host for NotingHost {
 
     fn peak_bytes(&self) -> u64 {
         0
+    }
+}
+
+struct NoJournal;
+
+impl Journal for NoJournal {
+    fn message(&mut self, _: &Crossed<'_>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// An accelerator whose logits and state are zeros: it holds nothing but what it was asked for.
+struct Zeros {
+    load: Option<Box<Load>>,
+    /// With the number of zeros in the body.
+    replies: VecDeque<(Reply, usize)>,
+}
+
+impl Zeros {
+    /// Replies that may be due at once.
+    const REPLIES: usize = 256;
+
+    fn done(&mut self) {
+        self.replies.push_back((Reply::Done { cpu_seconds: 0.0 }, 0));
+    }
+
+    fn logits(&mut self, step: usize, count: usize) {
+        let classes = self.load.as_ref().map_or(0, |load| load.graph.classes());
+        self.replies.push_back((Reply::Logits { step, count }, count * classes));
+    }
+
+    /// Numbers of the model's parameters and running statistics, and of what the optimiser keeps.
+    fn state_len(load: &Load) -> usize {
+        let buffers: usize = load.graph.buffer_specs().iter().map(|(_, shape)| shape.len()).sum();
+        (1 + load.optimiser.copies()) * load.graph.param_count() + buffers
+    }
+}
+
+impl Transport for Zeros {
+    fn send(&mut self, job: &Job, _: &[&[u8]]) -> Result<(), WireError> {
+        match job {
+            Job::Hello { version } => {
+                let ready = Reply::Ready { version: *version, device: "zeros".into() };
+                self.replies.push_back((ready, 0));
+                return Ok(());
+            }
+            Job::Load(load) => self.load = Some(load.clone()),
+            Job::Train { first_step, steps, snapshot, .. } => {
+                let load = self.load.as_ref().ok_or(WireError::Closed)?;
+                let (records, batch, state) = (load.train_records, load.batch_size, Zeros::state_len(load));
+                for step in *first_step..first_step + steps {
+                    self.logits(step, engine::batches::range(records, batch, step).len());
+                }
+                if *snapshot {
+                    self.replies.push_back((Reply::State { updates: 1 }, state));
+                }
+            }
+            Job::Predict { count, .. } | Job::Answer { count } => self.logits(0, *count),
+            _ => {}
+        }
+        self.done();
+        Ok(())
+    }
+
+    fn receive(&mut self, body: &mut Vec<u8>) -> Result<Reply, WireError> {
+        let (reply, numbers) = self.replies.pop_front().ok_or(WireError::Closed)?;
+        body.clear();
+        body.resize(4 * numbers, 0);
+        Ok(reply)
     }
 }

@@ -53,11 +53,11 @@ fn check(what: &str, spec: &RunSpec, threads: usize) {
 /// One test: the allocator counts for the whole process.
 #[test]
 fn steps_after_the_first_allocate_nothing() {
+    // One epoch of stage 1, one of stage 2.
     let mut delta = flows::delta(2, ReleaseShape::Full);
     delta.privacy.allow = vec!["labels".into(), "plain-residuals".into()];
     delta.privacy.protection = wire::spec::Protection::NoNoise;
     if let Flow::Delta(delta) = &mut delta.flow {
-        delta.stage1_epochs = 2;
         delta.orthogonality = 0.01;
     }
     let mut residual = flows::enclave(2);
@@ -68,5 +68,6 @@ fn steps_after_the_first_allocate_nothing() {
         check("delta", &delta, threads);
         check("enclave, resnet20, bf16", &flows::bf16(residual.clone()), threads);
         check("delta, bf16", &flows::bf16(delta.clone()), threads);
+        check("delta at an epsilon", &flows::with_epsilon(2), threads);
     }
 }

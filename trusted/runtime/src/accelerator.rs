@@ -42,18 +42,50 @@ pub(crate) struct Traffic {
 /// The accelerator's model with its optimiser, as it came back: a function of released and public values only.
 ///
 /// Only [`Accelerator::state`] makes one, or the sealed checkpoint that one was stored in: that is why it may go back.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct RemoteState {
     /// Raw little-endian parameters, buffers and optimiser state.
-    bytes: Vec<u8>,
+    #[serde(with = "raw")]
+    bytes: Public<Vec<u8>>,
     updates: u64,
+}
+
+/// A state in a checkpoint: its bytes.
+mod raw {
+    use std::fmt;
+
+    use mechanism::{Crossing, Public};
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(state: &Public<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(state.value())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Public<Vec<u8>>, D::Error> {
+        from.deserialize_bytes(Bytes).map(Public::returned)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the bytes of a state")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+    }
 }
 
 impl RemoteState {
     /// The parameters in it.
     pub(crate) fn parameters(&self, graph: &Graph) -> Result<Parameters, AcceleratorError> {
         let (parameters, _) =
-            body::take_parameters(&self.bytes, graph).map_err(AcceleratorError::Protocol)?;
+            body::take_parameters(self.bytes.value(), graph).map_err(AcceleratorError::Protocol)?;
         Ok(parameters)
     }
 }
@@ -87,20 +119,22 @@ impl Accelerator {
         }
     }
 
+    /// Gives the accelerator its model, in the state it had before.
+    pub(crate) fn load_again(&mut self, load: Load, state: &RemoteState) -> Result<(), RunError> {
+        let job = Job::Load(Box::new(load));
+        self.control(&job)?;
+        self.done(&job)?;
+        let job = Job::Restore { updates: state.updates };
+        self.send(&job, &[(&state.bytes, 0)])?;
+        self.done(&job)
+    }
+
     /// Gives the accelerator its model. `parameters` must be public: drawn from the public seed.
     pub(crate) fn load(&mut self, load: Load, parameters: &Parameters) -> Result<(), RunError> {
         let reason =
             "the accelerator's initial parameters: from the public seed, or the weights the owner named";
         let body = Public::declare(Kind::Parameters, body::from_parameters(parameters), reason)?;
         let job = Job::Load(Box::new(load));
-        self.send(&job, &[(&body, 0)])?;
-        self.done(&job)
-    }
-
-    /// Gives the accelerator back the state it had.
-    pub(crate) fn restore(&mut self, state: &RemoteState) -> Result<(), RunError> {
-        let body = Public::returned(state.bytes.clone());
-        let job = Job::Restore { updates: state.updates };
         self.send(&job, &[(&body, 0)])?;
         self.done(&job)
     }
@@ -130,24 +164,26 @@ impl Accelerator {
         self.control(job)
     }
 
-    /// The next logits `[count × classes]` of `job`, checked.
+    /// Puts the next logits `[count × classes]` of `job`, checked, in place of what is in `logits`.
     pub(crate) fn logits(
         &mut self,
         job: &Job,
         step: usize,
-        count: usize,
-        classes: usize,
-    ) -> Result<Vec<f32>, RunError> {
+        (count, classes): (usize, usize),
+        logits: &mut Vec<f32>,
+    ) -> Result<(), RunError> {
         match self.receive(job)? {
             Reply::Logits { step: found, .. } if found != step => {
                 Err(AcceleratorError::Step { expected: step, found }.into())
             }
             Reply::Logits { .. } => {
-                let logits = self.finite_numbers("logits", count * classes)?;
+                self.check_finite("logits", count * classes)?;
+                logits.clear();
+                logits.extend(numbers(&self.reply));
                 if logits.iter().any(|x| x.abs() > LARGEST_LOGIT) {
                     return Err(AcceleratorError::TooLarge { what: "logits" }.into());
                 }
-                Ok(logits)
+                Ok(())
             }
             other => Err(unexpected(job, &other).into()),
         }
@@ -158,7 +194,7 @@ impl Accelerator {
         match self.receive(job)? {
             Reply::State { updates } => {
                 self.check_finite("state", length / 4)?;
-                Ok(RemoteState { bytes: std::mem::take(&mut self.reply), updates })
+                Ok(RemoteState { bytes: Public::returned(std::mem::take(&mut self.reply)), updates })
             }
             other => Err(unexpected(job, &other).into()),
         }
@@ -181,7 +217,8 @@ impl Accelerator {
         let job = Job::Answer { count: messages.len() };
         let bodies: Vec<(&Body, usize)> = messages.iter().map(|m| (m.as_ref(), 1)).collect();
         self.send(&job, &bodies)?;
-        let logits = self.logits(&job, 0, messages.len(), classes)?;
+        let mut logits = Vec::with_capacity(messages.len() * classes);
+        self.logits(&job, 0, (messages.len(), classes), &mut logits)?;
         self.done(&job)?;
         Ok(logits)
     }
@@ -255,20 +292,22 @@ impl Accelerator {
         }
     }
 
-    fn finite_numbers(&self, what: &'static str, count: usize) -> Result<Vec<f32>, AcceleratorError> {
-        self.check_finite(what, count)?;
-        Ok(body::to_f32(&self.reply, count).expect("its length was checked"))
-    }
-
     /// Whether the reply is `count` finite numbers; without a copy of them.
     fn check_finite(&self, what: &'static str, count: usize) -> Result<(), AcceleratorError> {
         let (expected, found) = (count * 4, self.reply.len());
         if expected != found {
             return Err(AcceleratorError::Shape { what, expected, found });
         }
-        let mut numbers = self.reply.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-        if numbers.all(f32::is_finite) { Ok(()) } else { Err(AcceleratorError::NotFinite { what }) }
+        if numbers(&self.reply).all(f32::is_finite) {
+            Ok(())
+        } else {
+            Err(AcceleratorError::NotFinite { what })
+        }
     }
+}
+
+fn numbers(body: &[u8]) -> impl Iterator<Item = f32> {
+    body.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
 }
 
 /// A stranger's words for a person's terminal: one short line without control characters.

@@ -8,6 +8,8 @@ pub(crate) struct Batch {
     pub(crate) labels: Vec<u32>,
     /// Logits of the trusted part alone, `[N, K]`.
     pub(crate) own: Vec<f32>,
+    /// Logits of the accelerator's part, where it takes part.
+    pub(crate) residual: Vec<f32>,
     /// Logits of both parts.
     pub(crate) logits: Vec<f32>,
     /// Gradient of the loss with respect to the trusted part's logits.
@@ -16,7 +18,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Takes the labels of a step's records; logits and gradients become zeros.
+    /// Takes the labels of a step's records; logits and gradients become zeros, but for the accelerator's.
     pub(crate) fn begin(&mut self, labels: impl Iterator<Item = u32>, classes: usize) {
         self.labels.clear();
         self.labels.extend(labels);
@@ -26,10 +28,12 @@ impl Batch {
         }
     }
 
-    /// Mean loss of the sum of both parts' logits, and its gradient.
-    pub(crate) fn loss(&mut self, residual: Option<&[f32]>, classes: usize) -> f32 {
+    /// Mean loss of the sum of both parts' logits, or of the trusted part's alone, and its gradient.
+    pub(crate) fn loss(&mut self, both: bool, classes: usize) -> f32 {
         self.logits.copy_from_slice(&self.own);
-        self.logits.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
+        if both {
+            self.logits.iter_mut().zip(&self.residual).for_each(|(sum, r)| *sum += r);
+        }
         softmax_cross_entropy::loss_and_gradient(&self.logits, &self.labels, classes, &mut self.grad)
     }
 

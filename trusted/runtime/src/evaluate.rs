@@ -1,7 +1,6 @@
 //! Quality on the test records, with and without the untrusted part.
 
-use engine::Pass;
-use kernels::{Mode, softmax_cross_entropy};
+use kernels::softmax_cross_entropy;
 use wire::accelerator::RecordSet;
 use wire::owner::{Event, Scores, Summary};
 
@@ -10,8 +9,18 @@ use crate::records::Chosen;
 use crate::run::Run;
 use crate::{Host, Outsourced, RunError};
 
-/// Sends something to the accelerator and returns its logits.
-type Ask = fn(&mut Run, &mut dyn Host, &Outsourced) -> Result<Vec<f32>, RunError>;
+/// Sends something to the accelerator and returns its logits; those of the trusted part that come along are added to the
+/// last argument.
+type Ask = fn(&mut Run, &mut dyn Host, &Outsourced, &mut Vec<f32>) -> Result<Vec<f32>, RunError>;
+
+/// Logits of both parts for the first records of a set, or for all.
+#[derive(Default)]
+pub(crate) struct Answers {
+    /// The trusted part's, `[N, K]`.
+    pub(crate) own: Vec<f32>,
+    /// The accelerator's, `[N, K]`; `None` if the trusted part answers alone.
+    pub(crate) residual: Option<Vec<f32>>,
+}
 
 impl Run {
     /// Scores the trained model on the test records.
@@ -28,46 +37,55 @@ impl Run {
         self.take_memory();
         self.totals = crate::checkpoint::Totals::default();
         let started = host.cpu_seconds();
-        let residual = self.ask_accelerator(host, Run::ask_tests)?;
-        self.totals.scores = self.score_tests(residual.as_deref())?;
+        let answers = self.ask_accelerator(host, Run::ask_tests)?;
+        self.totals.scores = self.score_tests(answers)?;
         self.totals.trusted_cpu_seconds = host.cpu_seconds() - started;
+        self.report_spans(host, None);
         self.totals.images = tests as u64;
         self.training_summary(host)
     }
 
-    /// The accelerator's logits for what `ask` sends it; `None` if there is no accelerator's part, or if the trusted part
-    /// answers alone, which the run then says.
-    pub(crate) fn ask_accelerator(
-        &mut self,
-        host: &mut dyn Host,
-        ask: Ask,
-    ) -> Result<Option<Vec<f32>>, RunError> {
-        let Some(outsourced) = self.parts.outsourced.clone() else { return Ok(None) };
+    /// The accelerator's logits for what `ask` sends it, and the trusted part's that came along; no accelerator's if there
+    /// is no such part, or if the trusted part answers alone, which the run then says.
+    pub(crate) fn ask_accelerator(&mut self, host: &mut dyn Host, ask: Ask) -> Result<Answers, RunError> {
+        let mut answers = Answers::default();
+        let Some(outsourced) = self.parts.outsourced.clone() else { return Ok(answers) };
         if self.remote.is_none() && self.trusted.is_some() {
             self.totals.degraded = Some("the accelerator's part was never trained".to_owned());
-            return Ok(None);
+            return Ok(answers);
         }
-        let asked = ask(self, host, &outsourced);
-        self.or_degraded(host, asked)
+        let asked = ask(self, host, &outsourced, &mut answers.own);
+        answers.residual = self.or_degraded(host, asked)?;
+        Ok(answers)
     }
 
-    /// Logits of the test records from the accelerator.
-    fn ask_tests(&mut self, host: &mut dyn Host, outsourced: &Outsourced) -> Result<Vec<f32>, RunError> {
+    /// Logits of the test records from the accelerator; the trusted part runs once for what is sent and for `own`.
+    fn ask_tests(
+        &mut self,
+        host: &mut dyn Host,
+        outsourced: &Outsourced,
+        own: &mut Vec<f32>,
+    ) -> Result<Vec<f32>, RunError> {
         if let Some(model) = &mut self.trusted {
             model.freeze_backbone();
         }
         let (messenger, mut ledger) = self.messenger(host, outsourced)?;
         let mut link = self.connect(host, outsourced)?;
-        let tests = self.data.get(RecordSet::Test).len();
+        let (tests, classes) = (self.data.get(RecordSet::Test).len(), self.spec.graph.classes());
         let records = self.data.get(RecordSet::Test);
         let receipt = messenger.charge(&mut ledger, records, 0, "test records, released once")?;
-        let mut logits = Vec::new();
+        own.reserve_exact(tests * classes);
+        let mut logits = Vec::with_capacity(tests * classes);
         for chunk in Messenger::chunks(RecordSet::Test, 0, tests) {
             let mut trusted = self.trusted.take();
             let source = (self.data.get(RecordSet::Test), receipt.as_ref());
-            let messages = messenger.chunk(host, trusted.as_mut(), source, &chunk, &self.context());
+            let messages =
+                messenger.chunk(host, trusted.as_mut(), source, &chunk, Some(own), &self.context());
             self.trusted = trusted;
-            logits.extend(link.answer(&messages?, self.spec.graph.classes())?);
+            let messages = messages?;
+            // Where messages were stored already, nothing was computed for them.
+            self.complete(own, RecordSet::Test, chunk.range.end)?;
+            logits.extend(link.answer(&messages, classes)?);
             let (set, records) = (RecordSet::Test, chunk.range.end);
             let epsilon = self.epsilon(ledger.ledger());
             host.report(Event::Released { set, records, total: tests, epsilon }, &[]);
@@ -79,7 +97,7 @@ impl Run {
     }
 
     /// Scores of the test records, with the accelerator's logits where there are some; `None` without test records.
-    pub(crate) fn score_tests(&mut self, residual: Option<&[f32]>) -> Result<Option<Scores>, RunError> {
+    pub(crate) fn score_tests(&mut self, answers: Answers) -> Result<Option<Scores>, RunError> {
         let tests = self.data.get(RecordSet::Test).len();
         let classes = self.spec.graph.classes();
         if tests == 0 {
@@ -87,35 +105,52 @@ impl Run {
         }
         let all: Vec<u32> = (0..tests as u32).collect();
         let labels = self.data.get(RecordSet::Test).labels_of(&all).collect::<Vec<_>>();
-        let trusted = self.trusted_logits(RecordSet::Test)?;
-        let alone = trusted
-            .as_ref()
-            .map(|logits| softmax_cross_entropy::correct(logits, &labels, classes) as f64 / tests as f64);
-        let mut merged = trusted.unwrap_or_else(|| vec![0.0; tests * classes]);
-        merged.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
+        let Answers { mut own, residual } = answers;
+        self.complete(&mut own, RecordSet::Test, tests)?;
+        let correct = |logits: &[f32]| softmax_cross_entropy::correct(logits, &labels, classes);
+        let alone = self.trusted.as_ref().map(|_| correct(&own) as f64 / tests as f64);
+        let merged = Answers { own, residual }.merged();
         let mut grad = vec![0.0; merged.len()];
         let loss = softmax_cross_entropy::loss_and_gradient(&merged, &labels, classes, &mut grad);
         Ok(Some(Scores {
             records: tests,
             loss: f64::from(loss),
-            accuracy: softmax_cross_entropy::correct(&merged, &labels, classes) as f64 / tests as f64,
+            accuracy: correct(&merged) as f64 / tests as f64,
             accuracy_trusted_only: alone,
         }))
     }
 
-    /// Logits of the trusted part alone, in evaluation mode; `None` if there is no trusted part.
-    pub(crate) fn trusted_logits(&mut self, set: RecordSet) -> Result<Option<Vec<f32>>, RunError> {
-        let Some(model) = &mut self.trusted else { return Ok(None) };
-        let records = self.data.get(set);
-        let batch = self.spec.train.batch_size;
-        let mut logits = Vec::with_capacity(records.len() * self.spec.graph.classes());
-        for first in (0..records.len()).step_by(batch) {
-            let range = first..(first + batch).min(records.len());
+    /// Adds to `own`, the trusted part's logits for the first records of a set, those of the records up to `end`; zeros where
+    /// there is no trusted part.
+    pub(crate) fn complete(
+        &mut self,
+        own: &mut Vec<f32>,
+        set: RecordSet,
+        end: usize,
+    ) -> Result<(), RunError> {
+        let classes = self.spec.graph.classes();
+        let Some(model) = &mut self.trusted else {
+            own.resize(end * classes, 0.0);
+            return Ok(());
+        };
+        let (records, batch) = (self.data.get(set), self.spec.train.batch_size);
+        own.reserve_exact(end * classes - own.len());
+        while own.len() < end * classes {
+            let first = own.len() / classes;
+            let range = first..(first + batch).min(end);
             let count = range.len();
             records.fill(&self.pixels, range.map(Chosen::plain), model.input_mut(count));
-            let pass = Pass { records: count, mode: Mode::Eval };
-            logits.extend_from_slice(model.forward(pass, &self.threads)?);
+            own.extend_from_slice(model.predict(count, &self.threads)?);
         }
-        Ok(Some(logits))
+        Ok(())
+    }
+}
+
+impl Answers {
+    /// The sum of both parts' logits.
+    pub(crate) fn merged(self) -> Vec<f32> {
+        let mut sum = self.own;
+        sum.iter_mut().zip(self.residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
+        sum
     }
 }

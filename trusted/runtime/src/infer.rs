@@ -39,11 +39,10 @@ impl Run {
         drop(body);
         self.take_memory();
         self.totals = crate::checkpoint::Totals::default();
-        let residual = self.ask_accelerator(host, Run::ask_images)?;
-        let classes = self.spec.graph.classes();
-        let trusted = self.trusted_logits(RecordSet::Test)?;
-        let mut logits = trusted.unwrap_or_else(|| vec![0.0; count * classes]);
-        logits.iter_mut().zip(residual.unwrap_or_default()).for_each(|(sum, r)| *sum += r);
+        let mut answers = self.ask_accelerator(host, Run::ask_images)?;
+        self.complete(&mut answers.own, RecordSet::Test, count)?;
+        let logits = answers.merged();
+        self.report_spans(host, None);
         let epsilon = self.training_summary(host)?.epsilon;
         Ok(Predictions { logits, degraded: self.totals.degraded.clone(), epsilon })
     }
@@ -52,6 +51,7 @@ impl Run {
         &mut self,
         host: &mut dyn Host,
         outsourced: &crate::Outsourced,
+        own: &mut Vec<f32>,
     ) -> Result<Vec<f32>, RunError> {
         if let Some(model) = &mut self.trusted {
             model.freeze_backbone();
@@ -60,7 +60,7 @@ impl Run {
         let mut link = self.connect(host, outsourced)?;
         let mut trusted = self.trusted.take();
         let images = self.data.get(RecordSet::Test);
-        let messages = messenger.single(host, &mut ledger, trusted.as_mut(), images, &self.context());
+        let messages = messenger.single(host, &mut ledger, trusted.as_mut(), images, own, &self.context());
         self.trusted = trusted;
         let logits = link.answer(&messages?, self.spec.graph.classes())?;
         link.finish();

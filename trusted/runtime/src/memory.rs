@@ -1,7 +1,7 @@
 //! How much memory the trusted side holds at most, told before anything runs.
 
 use engine::timeline::Peak;
-use engine::{OptimiserConfig, Plan, Timeline};
+use engine::{OptimiserConfig, Plans, Timeline};
 use kernels::Scratch;
 use model::Graph;
 use wire::RunSpec;
@@ -96,8 +96,8 @@ impl MemoryPlan {
             // while it grows.
             2 * outsourced.map_or(0, state),
             2 * remote,
-            // Messages made, stored and sent.
-            messages::CHUNK as u64 * (3 * message + MESSAGE),
+            // Messages made, stored and sent; in evaluation beside the logits of both parts.
+            messages::CHUNK as u64 * (3 * message + MESSAGE) + test * 2 * classes * NUMBER,
             // The test records' logits of both parts, their sum's gradient, and labels; the reply they came in.
             test * (4 * classes + 2) * NUMBER,
             // A data set's root is found from its labels; a clipping norm from the norms of all records.
@@ -173,8 +173,8 @@ impl Step {
     fn of(parts: &Parts, (batch, threads): (usize, usize), recompute: bool) -> Self {
         let (timeline, scratch) = match &parts.trusted {
             Some(TrustedGraphs::Whole(graph)) => {
-                let (plan, timeline) = Plan::training(graph.clone(), batch, recompute);
-                (timeline, plan.scratch(threads))
+                let (plans, timeline) = Plans::of(graph, batch, recompute);
+                (timeline, plans.scratch(threads))
             }
             Some(TrustedGraphs::Split(graphs)) => {
                 let plan = SplitPlan::of(graphs, batch, recompute);

@@ -100,14 +100,19 @@ impl Messenger {
     }
 
     /// Messages of one chunk of a set: as stored, or made now and stored.
+    ///
+    /// Where they are made now and `own` is asked for, the trusted part's logits for these records are appended to it, from
+    /// the same pass.
     pub(crate) fn chunk(
         &self,
         host: &mut dyn Host,
         trusted: Option<&mut TrustedModel>,
         (records, receipt): (&Records, Option<&Receipt>),
         chunk: &Chunk,
+        own: Option<&mut Vec<f32>>,
         context: &Context<'_>,
     ) -> Result<Vec<Message>, RunError> {
+        let source = (records, chunk.view, chunk.range.clone());
         match (self, receipt, trusted) {
             (Messenger::Released(release), Some(receipt), Some(trusted)) => {
                 let (name, ids) = (chunk.name(), chunk.range.start as u64..chunk.range.end as u64);
@@ -115,24 +120,21 @@ impl Messenger {
                     return Ok(boxed(release.from_stored(receipt, ids, &stored)?));
                 }
                 let mut made = Vec::with_capacity(chunk.range.len());
-                for part in batches(chunk.range.clone(), context.batch) {
+                for_each_batch(trusted, source, own, context, |part, residuals| {
                     let ids = part.start as u64..part.end as u64;
-                    let residuals = residuals(trusted, records, (chunk.view, part), context)?;
-                    let release = || release.release(receipt, ids, residuals);
-                    made.extend(context.threads.span(Work::Release, release)?);
-                }
+                    made.extend(release.release(receipt, ids, residuals)?);
+                    Ok(())
+                })?;
                 host.save(&name, &release.to_stored(receipt, ids, &made))?;
                 Ok(boxed(made))
             }
             (Messenger::Plain(plain), _, Some(trusted)) => {
                 let mut made: Vec<Message> = Vec::with_capacity(chunk.range.len());
-                for part in batches(chunk.range.clone(), context.batch) {
-                    let count = part.len();
-                    let residuals = residuals(trusted, records, (chunk.view, part), context)?;
-                    let release = || plain.release(context.permissions, count, residuals);
-                    let bits = context.threads.span(Work::Release, release)?;
+                for_each_batch(trusted, source, own, context, |part, residuals| {
+                    let bits = plain.release(context.permissions, part.len(), residuals)?;
                     made.extend(bits.into_iter().map(|bits| Box::new(bits) as Message));
-                }
+                    Ok(())
+                })?;
                 Ok(made)
             }
             (Messenger::Inputs, ..) => chunk
@@ -150,40 +152,61 @@ impl Messenger {
     }
 
     /// Messages of images that belong to no set, each charged, stored and recognised by its content.
+    ///
+    /// The trusted part's logits for them are appended to `own`, from the same pass; but for images in the clear.
     pub(crate) fn single(
         &self,
         host: &mut dyn Host,
         ledger: &mut LedgerWriter,
         trusted: Option<&mut TrustedModel>,
         images: &Records,
+        own: &mut Vec<f32>,
         context: &Context<'_>,
     ) -> Result<Vec<Message>, RunError> {
+        let all = Chunk { set: RecordSet::Test, view: 0, range: 0..images.len() };
         let Messenger::Released(release) = self else {
-            let all = Chunk { set: RecordSet::Test, view: 0, range: 0..images.len() };
-            return self.chunk(host, trusted, (images, None), &all, context);
+            return self.chunk(host, trusted, (images, None), &all, Some(own), context);
         };
         let trusted =
             trusted.ok_or_else(|| RunError::Request("a release needs a trusted part".to_owned()))?;
-        let dataset = Digest::of("asymflow single images v1", &[]);
-        let mut messages: Vec<Message> = Vec::new();
-        for image in 0..images.len() {
+        let pay = |image| {
             let id = release.record_of(images.pixels(image));
-            let charge = release.charge(dataset, ledger::RecordSet::of(&[id]), 0, "inference");
-            let receipt = ledger.charge(charge)?;
-            let name = format!("message-{id:016x}-{}", short(&release.config().function));
-            let made = match host.load(&name)? {
-                Some(stored) => release.from_stored(&receipt, id..id + 1, &stored)?,
-                None => {
-                    let residual = residuals(trusted, images, (0, image..image + 1), context)?;
-                    let made = release.release(&receipt, id..id + 1, residual)?;
-                    host.save(&name, &release.to_stored(&receipt, id..id + 1, &made))?;
-                    made
-                }
-            };
-            messages.extend(boxed(made));
-        }
+            let charge = release.charge(single_images(), ledger::RecordSet::of(&[id]), 0, "inference");
+            Ok((id, ledger.charge(charge)?))
+        };
+        let paid = all.range.clone().map(pay).collect::<Result<Vec<_>, RunError>>()?;
+        let len = residual_shape(trusted)?.iter().product::<usize>();
+        let mut messages: Vec<Message> = Vec::with_capacity(paid.len());
+        for_each_batch(trusted, (images, 0, all.range), Some(own), context, |part, residuals| {
+            for ((id, receipt), residual) in paid[part].iter().zip(residuals.chunks_exact(len)) {
+                messages.extend(boxed(stored_or_made(host, release, receipt, *id, residual)?));
+            }
+            Ok(())
+        })?;
         Ok(messages)
     }
+}
+
+/// Stands for the data set of images that belong to none.
+fn single_images() -> Digest {
+    Digest::of("asymflow single images v1", &[])
+}
+
+/// The message of an image that belongs to no set: as stored, or made of its residual and stored.
+fn stored_or_made(
+    host: &mut dyn Host,
+    release: &BitRelease,
+    receipt: &Receipt,
+    id: u64,
+    residual: &[f32],
+) -> Result<Vec<Released<Vec<u8>>>, RunError> {
+    let name = format!("message-{id:016x}-{}", short(&release.config().function));
+    if let Some(stored) = host.load(&name)? {
+        return Ok(release.from_stored(receipt, id..id + 1, &stored)?);
+    }
+    let made = release.release(receipt, id..id + 1, residual)?;
+    host.save(&name, &release.to_stored(receipt, id..id + 1, &made))?;
+    Ok(made)
 }
 
 impl Chunk {
@@ -284,6 +307,26 @@ fn residual_shape(trusted: &TrustedModel) -> Result<[usize; 3], RunError> {
         .dims()
         .try_into()
         .map_err(|_| RunError::Request(format!("a residual has three axes, {shape} has not")))
+}
+
+/// Gives `release` the residuals of some records, batch by batch; then the trusted part goes on from its split, to the
+/// logits that `own` asks for.
+fn for_each_batch(
+    trusted: &mut TrustedModel,
+    (records, view, range): (&Records, u32, Range<usize>),
+    mut own: Option<&mut Vec<f32>>,
+    context: &Context<'_>,
+    mut release: impl FnMut(Range<usize>, &[f32]) -> Result<(), RunError>,
+) -> Result<(), RunError> {
+    for part in batches(range, context.batch) {
+        let count = part.len();
+        let residuals = residuals(trusted, records, (view, part.clone()), context)?;
+        context.threads.span(Work::Release, || release(part, residuals))?;
+        if let Some(own) = &mut own {
+            own.extend_from_slice(trusted.predict_split(count, context.threads)?);
+        }
+    }
+    Ok(())
 }
 
 fn residuals<'a>(

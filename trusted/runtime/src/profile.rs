@@ -8,7 +8,7 @@ use crate::run::Run;
 use crate::trusted_model::TrustedModel;
 
 impl Run {
-    /// From now on training reports where its time goes, by `clock`: seconds since any moment.
+    /// From now on training, evaluation and inference report where their time goes, by `clock`: seconds since any moment.
     ///
     /// The clock may be one that is not trusted: nothing is computed from it.
     pub fn profile(&mut self, clock: fn() -> f64) {

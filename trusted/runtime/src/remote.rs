@@ -131,7 +131,7 @@ impl Run {
         for chunk in Messenger::chunks(set, view, total) {
             let records = self.data.get(set);
             let source = (records, receipt.as_ref());
-            let messages = messenger.chunk(host, trusted.as_mut(), source, &chunk, &self.context());
+            let messages = messenger.chunk(host, trusted.as_mut(), source, &chunk, None, &self.context());
             sent = messages.and_then(|messages| {
                 let labels = match set {
                     RecordSet::Train if !*labelled => {
@@ -186,23 +186,24 @@ impl Run {
         Ok(())
     }
 
-    /// The accelerator's logits `[N, K]` for one step of the records `chosen`; where labels are withheld, their gradients
-    /// are charged and sent in return.
+    /// Puts the accelerator's logits `[N, K]` for one step of the records `chosen` in place of what is in `logits`; where
+    /// labels are withheld, their gradients are charged and sent in return.
     pub(crate) fn ask_step(
         &mut self,
         remotely: &mut Remotely,
         (epoch, step): (usize, usize),
         chosen: &[u32],
-    ) -> Result<Vec<f32>, RunError> {
-        let logits = remotely.logits((epoch, step), chosen.len(), self.spec.graph.classes())?;
+        logits: &mut Vec<f32>,
+    ) -> Result<(), RunError> {
+        remotely.logits((epoch, step), (chosen.len(), self.spec.graph.classes()), logits)?;
         let Remotely { labels, ledger, root, link, .. } = remotely;
         let source = (self.data.get(RecordSet::Train), *root);
-        if let Some(gradients) = labels.gradients(ledger, source, (epoch, step), chosen, &logits)? {
+        if let Some(gradients) = labels.gradients(ledger, source, (epoch, step), chosen, logits)? {
             self.ledger_head = Some(ledger.ledger().head());
             link.gradients(&gradients, chosen.len())?;
             remotely.updating = true;
         }
-        Ok(logits)
+        Ok(())
     }
 
     /// Takes over the accelerator's state at the end of a segment.
@@ -260,19 +261,18 @@ impl Remotely {
     fn logits(
         &mut self,
         (epoch, step): (usize, usize),
-        count: usize,
-        classes: usize,
-    ) -> Result<Vec<f32>, RunError> {
+        size: (usize, usize),
+        logits: &mut Vec<f32>,
+    ) -> Result<(), RunError> {
         if self.stepwise() {
             self.end_update()?;
             let job = Job::Forward { epoch, step };
             self.link.submit(&job)?;
-            let logits = self.link.logits(&job, step, count, classes)?;
-            self.link.done(&job)?;
-            return Ok(logits);
+            self.link.logits(&job, step, size, logits)?;
+            return self.link.done(&job);
         }
         let (_, job) = self.pending.front().expect("a segment was submitted before its steps");
-        self.link.logits(job, step, count, classes)
+        self.link.logits(job, step, size, logits)
     }
 
     /// Waits for the end of the last update, so that the accelerator works while the enclave does.
@@ -309,7 +309,8 @@ impl Remotely {
         } else {
             self.pending.pop_front().expect("submitted with the segment that ends the epoch").1
         };
-        let logits = self.link.logits(&job, 0, count, classes)?;
+        let mut logits = Vec::with_capacity(count * classes);
+        self.link.logits(&job, 0, (count, classes), &mut logits)?;
         self.link.done(&job)?;
         Ok(logits)
     }

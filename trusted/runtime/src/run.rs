@@ -7,7 +7,7 @@ use mechanism::{NoiseKey, Permissions};
 use model::{Graph, Parameters};
 use wire::RunSpec;
 use wire::accelerator::{Load, RecordSet};
-use wire::owner::Summary;
+use wire::owner::{Event, Summary};
 use wire::spec::{Accelerator as AcceleratorSpec, Flow, Labels, Protection, Release};
 
 use crate::accelerator::Accelerator;
@@ -194,11 +194,13 @@ impl Run {
         host: &mut dyn Host,
         outsourced: &Outsourced,
     ) -> Result<Accelerator, RunError> {
+        let began = host.cpu_seconds();
         let mut link = Accelerator::connect(host, &self.spec.accelerator)?;
-        link.load(self.load(outsourced), &self.initial.of(&outsourced.graph))?;
-        if let Some(remote) = &self.remote {
-            link.restore(&remote.state)?;
+        match &self.remote {
+            Some(remote) => link.load_again(self.load(outsourced), &remote.state)?,
+            None => link.load(self.load(outsourced), &self.initial.of(&outsourced.graph))?,
         }
+        host.report(Event::Connected { trusted_cpu_seconds: host.cpu_seconds() - began }, &[]);
         Ok(link)
     }
 
@@ -331,7 +333,7 @@ impl Run {
             ledger: self.ledger_head.unwrap_or_else(Head::empty::<Entry>),
         };
         checkpoint::save_checkpoint(host, &checkpoint)?;
-        host.report(wire::owner::Event::Checkpoint { steps_done: self.steps_done }, &[]);
+        host.report(Event::Checkpoint { steps_done: self.steps_done }, &[]);
         Ok(())
     }
 }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use engine::timeline::Buffer;
-use engine::{Arena, Executor, Layout, Learner, OptimiserConfig, Pass, Plan, Timeline};
+use engine::{Arena, Layout, Learner, OptimiserConfig, Pass, Plans, Timeline};
 use kernels::trace::Work;
-use kernels::{Mode, Scratch, Threads};
+use kernels::{Scratch, Threads};
 use split::{AsymmetricSplit, SplitConfig, SplitOutput};
 use tensor::View;
 
@@ -16,6 +16,7 @@ use crate::trusted_model::InitialParameters;
 /// Places of the graphs among the parts ([`crate::trusted_model::TrustedModel::parts`]).
 const BACKBONE: u8 = 0;
 const MAIN: u8 = 1;
+const PARTS: u8 = 2;
 
 /// The trusted graphs of Delta with their parameters and optimisers.
 pub(crate) struct SplitModel {
@@ -48,8 +49,8 @@ impl SplitPlaces {
 
 /// The buffers of a step of Delta's trusted side: backbone, split, main model and back.
 pub(crate) struct SplitPlan {
-    backbone: Plan,
-    main: Plan,
+    backbone: Plans,
+    main: Plans,
     principal: Buffer,
     basis: Buffer,
     residual: Buffer,
@@ -60,26 +61,27 @@ impl SplitPlan {
     pub(crate) fn of(graphs: &SplitGraphs, batch: usize, recompute: bool) -> Self {
         let SplitGraphs { backbone, split, main, .. } = graphs;
         let mut timeline = Timeline::default();
-        let mut backbone = Plan::forward(backbone.clone(), batch, &mut timeline);
+        let mut backbone = Plans::forward(backbone, batch, &mut timeline);
         timeline.step("split, forward");
-        timeline.read(backbone.output());
+        timeline.read(backbone.training.output());
         let [principal, basis, residual] =
             [split.principal_shape(), split.basis_shape(), split.sample_shape()]
                 .map(|shape| timeline.make(batch * shape.len()));
-        let mut main = Plan::forward(main.clone(), batch, &mut timeline);
+        let mut main = Plans::forward(main, batch, &mut timeline);
         timeline.step("loss");
-        timeline.read(main.output());
-        let grad_main = main.backward(recompute, &mut timeline);
+        timeline.read(main.training.output());
+        let grad_main = main.training.backward(recompute, &mut timeline);
         timeline.step("split, backward");
         timeline.read(basis);
         grad_main.into_iter().for_each(|grad| timeline.read(grad));
-        backbone.backward(recompute, &mut timeline);
+        backbone.training.backward(recompute, &mut timeline);
         SplitPlan { backbone, main, principal, basis, residual, timeline }
     }
 
     /// Scratch memory that any step takes on so many threads.
     pub(crate) fn scratch(&self, split: &AsymmetricSplit, threads: usize) -> Scratch {
-        self.backbone.scratch(threads).or(self.main.scratch(threads)).or(split.scratch(self.backbone.batch()))
+        let graphs = self.backbone.scratch(threads).or(self.main.scratch(threads));
+        graphs.or(split.scratch(self.backbone.training.batch()))
     }
 }
 
@@ -93,10 +95,11 @@ impl SplitModel {
     ) -> Result<Self, RunError> {
         let planned = SplitPlan::of(graphs, batch, false);
         let layout = planned.timeline.lay_out();
-        let learner = |graph: &model::Graph, plan, part| {
-            let mut executor = Executor::part_for_training(plan, &layout);
-            executor.set_part(part);
-            Learner::of(executor, initial.of(graph), optimiser.clone()).map_err(request)
+        let learner = |graph: &model::Graph, plans, part| {
+            let learner = Learner::part(plans, &layout, initial.of(graph), optimiser.clone());
+            let mut learner = learner.map_err(request)?;
+            learner.set_parts([part, PARTS + part]);
+            Ok::<_, RunError>(learner)
         };
         Ok(SplitModel {
             backbone: learner(&graphs.backbone, &planned.backbone, BACKBONE)?,
@@ -156,22 +159,41 @@ impl SplitModel {
         View { shape: self.split.sample_shape().batched(1), data }
     }
 
-    /// Logits `[records, K]` of the main model.
+    /// Logits `[records, K]` of the main model, in training.
     pub(crate) fn forward(&mut self, pass: Pass, threads: &Threads) -> Result<&[f32], RunError> {
-        let mode = if self.frozen { Mode::Eval } else { pass.mode };
-        self.backbone
-            .run_in(&mut self.arena, |backbone| _ = backbone.forward(Pass { mode, ..pass }, threads));
+        if self.frozen {
+            self.run_backbone(pass.records, threads);
+        } else {
+            self.backbone.run_in(&mut self.arena, |backbone| _ = backbone.forward(pass, threads));
+        }
         self.split_into_main(pass.records, false, threads)?;
         self.main.run_in(&mut self.arena, |main| _ = main.forward(pass, threads));
         Ok(&self.arena.floats[self.main.executor().output_place(pass.records)])
     }
 
-    /// Residuals `[records, C, H, W]` of the images in the input, from the frozen backbone.
+    /// Logits `[records, K]` of the main model, in evaluation mode.
+    pub(crate) fn predict(&mut self, records: usize, threads: &Threads) -> Result<&[f32], RunError> {
+        self.run_backbone(records, threads);
+        self.split_into_main(records, false, threads)?;
+        Ok(self.predict_split(records, threads))
+    }
+
+    /// Residuals `[records, C, H, W]` of the images in the input, from the backbone in evaluation mode.
     pub(crate) fn residuals(&mut self, records: usize, threads: &Threads) -> Result<&[f32], RunError> {
-        self.backbone.run_in(&mut self.arena, |backbone| _ = backbone.predict(records, threads));
+        self.run_backbone(records, threads);
         self.split_into_main(records, true, threads)?;
         let len = records * self.split.sample_shape().len();
         Ok(&self.arena.floats[first(&self.places.residual, len)])
+    }
+
+    /// [`SplitModel::predict`] for the images whose residuals were just computed, which are lost.
+    pub(crate) fn predict_split(&mut self, records: usize, threads: &Threads) -> &[f32] {
+        self.main.run_in(&mut self.arena, |main| _ = main.predict(records, threads));
+        &self.arena.floats[self.main.executor().output_place(records)]
+    }
+
+    fn run_backbone(&mut self, records: usize, threads: &Threads) {
+        self.backbone.run_in(&mut self.arena, |backbone| _ = backbone.predict(records, threads));
     }
 
     /// Splits the backbone's output; the main part goes into the main model's input.

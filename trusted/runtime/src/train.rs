@@ -13,6 +13,7 @@ use wire::owner::{Epoch, Event, Step};
 use wire::spec::{Flow, OnFailure, Release};
 
 use crate::accelerator::Accelerator;
+use crate::evaluate::Answers;
 use crate::flow::Outsourced;
 use crate::records::Chosen;
 use crate::remote::{Remotely, Segment};
@@ -249,16 +250,13 @@ impl Run {
         let pass = Pass { records: chosen.len(), mode: Mode::Train { seed } };
 
         // Before anything of the step is computed: if the accelerator fails, the step can be done again as if never begun.
-        let mut residual = None;
+        let mut batch = std::mem::take(&mut self.batch);
         if let Some(remotely) = remote {
             let begin = self.threads.span_begin();
-            match self.ask_step(remotely, (epoch, step), chosen) {
-                Ok(logits) => residual = Some(logits),
-                Err(error) => self.check_remote(host, Err(error), remote)?,
-            }
+            let asked = self.ask_step(remotely, (epoch, step), chosen, &mut batch.residual);
+            self.check_remote(host, asked, remote)?;
             self.threads.span_end(Work::Wait, begin);
         }
-        let mut batch = std::mem::take(&mut self.batch);
         batch.begin(self.data.get(RecordSet::Train).labels_of(chosen), classes);
         if let Some(model) = &mut self.trusted {
             let images = chosen.iter().zip(draws).map(|(&record, draw)| views.chosen(record as usize, draw));
@@ -267,7 +265,7 @@ impl Run {
             batch.own.copy_from_slice(model.forward(pass, &self.threads)?);
         }
         let begin = self.threads.span_begin();
-        let loss = batch.loss(residual.as_deref(), classes);
+        let loss = batch.loss(remote.is_some(), classes);
         if !loss.is_finite() {
             return Err(RunError::Diverged { step: self.steps_done + 1 });
         }
@@ -308,7 +306,7 @@ impl Run {
             self.account(remote);
             *remote = None;
         }
-        let test = self.score_tests(residual.as_deref())?;
+        let test = self.score_tests(Answers { own: Vec::new(), residual })?;
         self.totals.scores = test;
         let records = self.totals.records.max(1) as f64;
         let (train_loss, train_accuracy) =

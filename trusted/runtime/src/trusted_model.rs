@@ -1,6 +1,6 @@
 //! The part of the model that the enclave computes.
 
-use engine::{Executor, Learner, LearnerState, LearnerStateRef, OptimiserConfig, Pass, StateError};
+use engine::{Learner, LearnerState, LearnerStateRef, OptimiserConfig, Pass, StateError};
 use kernels::Threads;
 use kernels::trace::Work;
 use ledger::Digest;
@@ -27,8 +27,10 @@ impl TrustedModel {
     ) -> Result<Self, RunError> {
         match graphs {
             TrustedGraphs::Whole(graph) => {
-                let executor = Executor::without_memory(graph.clone(), batch);
-                let learner = Learner::of(executor, initial.of(graph), optimiser.clone()).map_err(request)?;
+                let parameters = initial.of(graph);
+                let learner = Learner::without_memory(graph.clone(), parameters, optimiser.clone(), batch);
+                let mut learner = learner.map_err(request)?;
+                learner.set_parts([0, 1]);
                 Ok(TrustedModel::Whole(Box::new(learner)))
             }
             TrustedGraphs::Split(graphs) => {
@@ -64,11 +66,19 @@ impl TrustedModel {
         }
     }
 
-    /// Logits `[records, K]` of the trusted part alone.
+    /// Logits `[records, K]` of the trusted part alone, in training.
     pub(crate) fn forward(&mut self, pass: Pass, threads: &Threads) -> Result<&[f32], RunError> {
         match self {
             TrustedModel::Whole(model) => Ok(model.forward(pass, threads)),
             TrustedModel::Split(model) => model.forward(pass, threads),
+        }
+    }
+
+    /// Logits `[records, K]` of the trusted part alone, in evaluation mode.
+    pub(crate) fn predict(&mut self, records: usize, threads: &Threads) -> Result<&[f32], RunError> {
+        match self {
+            TrustedModel::Whole(model) => Ok(model.predict(records, threads)),
+            TrustedModel::Split(model) => model.predict(records, threads),
         }
     }
 
@@ -92,9 +102,18 @@ impl TrustedModel {
 
     /// Residuals `[records, C, H, W]` of the images in the input, from the frozen backbone.
     pub(crate) fn residuals(&mut self, records: usize, threads: &Threads) -> Result<&[f32], RunError> {
+        self.split()?.residuals(records, threads)
+    }
+
+    /// [`TrustedModel::predict`] for the images whose residuals were just computed, which are lost.
+    pub(crate) fn predict_split(&mut self, records: usize, threads: &Threads) -> Result<&[f32], RunError> {
+        Ok(self.split()?.predict_split(records, threads))
+    }
+
+    fn split(&mut self) -> Result<&mut SplitModel, RunError> {
         match self {
             TrustedModel::Whole(_) => Err(RunError::Request("this flow has no residual".to_owned())),
-            TrustedModel::Split(model) => model.residuals(records, threads),
+            TrustedModel::Split(model) => Ok(model),
         }
     }
 

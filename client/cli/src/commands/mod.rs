@@ -107,7 +107,13 @@ fn answer(session: &mut Session) -> Result<(Event, Vec<u8>), SessionError> {
         match session.receive()? {
             (Event::Note { text }, _) => terminal::note(&text),
             // Progress of work that has no bar.
-            (Event::Released { .. } | Event::Spent { .. } | Event::Checkpoint { .. }, _) => {}
+            (
+                Event::Connected { .. }
+                | Event::Released { .. }
+                | Event::Spent { .. }
+                | Event::Checkpoint { .. },
+                _,
+            ) => {}
             answer => return Ok(answer),
         }
     }

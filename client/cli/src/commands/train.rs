@@ -213,6 +213,7 @@ fn follow(
             Event::Stage { name, epochs, steps_per_epoch, .. } => {
                 progress.stage(name, epochs, steps_per_epoch)
             }
+            Event::Connected { .. } => {}
             Event::Released { records, total, epsilon, .. } => progress.released(records, total, epsilon),
             Event::Spent { epsilon } => progress.spend(epsilon),
             Event::Step(step) => {

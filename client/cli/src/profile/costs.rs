@@ -1,7 +1,9 @@
 //! What a node does by its definition: operations, and bytes of tensors read and written.
 
 use engine::trace::Work;
-use model::{Graph, ValueId};
+use model::ValueId;
+
+use super::Part;
 
 /// Operations and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -14,7 +16,7 @@ pub(super) struct Cost {
 
 impl Cost {
     /// One pass over a node for `records`; nothing for other work.
-    pub(super) fn of(parts: &[(String, Graph)], work: Work, records: usize) -> Self {
+    pub(super) fn of(parts: &[Part], work: Work, records: usize) -> Self {
         let (part, node, backward) = match work {
             Work::Forward { part, node } => (part, node as usize, false),
             Work::Backward { part, node } => (part, node as usize, true),

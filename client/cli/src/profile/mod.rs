@@ -18,12 +18,15 @@ use self::trace_file::TraceFile;
 /// Collects what the trusted process reports.
 pub struct Profiler {
     file: PathBuf,
-    /// Name of each part, and its graph as it runs.
-    parts: Vec<(String, Graph)>,
+    /// As they run in training, then all of them as they run in inference.
+    parts: Vec<Part>,
     in_steps: HashMap<Work, Total>,
     between: HashMap<Work, Total>,
     trace: TraceFile,
 }
+
+/// A name, if there are several, and a graph as it runs.
+type Part = (Option<String>, Graph);
 
 /// All spans of one kind of work.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,8 +52,12 @@ impl Profiler {
     pub fn add(&mut self, profile: Profile) {
         match profile {
             Profile::Graphs(parts) => {
-                let runs = |(name, graph): (String, Graph)| (name, engine::fused_for_training(&graph));
-                self.parts = parts.into_iter().map(runs).collect();
+                let several = parts.len() > 1;
+                let as_run = |rewrite: fn(&Graph) -> Graph| {
+                    parts.iter().map(move |(name, graph)| (several.then(|| name.clone()), rewrite(graph)))
+                };
+                let training = as_run(engine::fused_for_training);
+                self.parts = training.chain(as_run(engine::fused_for_inference)).collect();
             }
             Profile::Spans { step, spans } => {
                 let totals = if step.is_some() { &mut self.in_steps } else { &mut self.between };
@@ -83,24 +90,23 @@ impl Profiler {
 }
 
 /// What a span is called: its node's name in the graph, with its part where there are several; or its kind of work.
-fn name(parts: &[(String, Graph)], work: Work) -> String {
+fn name(parts: &[Part], work: Work) -> String {
     let node = |part: u8, node: u32| {
         let found = parts
             .get(usize::from(part))
             .and_then(|(name, graph)| Some((name, graph.nodes().get(node as usize)?)));
         match found {
-            Some((part, node)) if parts.len() > 1 => format!("{part}.{}", node.name),
-            Some((_, node)) => node.name.clone(),
+            Some((Some(part), node)) => format!("{part}.{}", node.name),
+            Some((None, node)) => node.name.clone(),
             None => format!("node {node} of part {part}"),
         }
     };
     match work {
         Work::Forward { part, node: n } | Work::Backward { part, node: n } => node(part, n),
-        Work::Update { part } if parts.len() > 1 => match parts.get(usize::from(part)) {
-            Some((name, _)) => format!("{name}.parameters"),
-            None => format!("part {part}"),
+        Work::Update { part } => match parts.get(usize::from(part)) {
+            Some((Some(name), _)) => format!("{name}.parameters"),
+            _ => "parameters".to_owned(),
         },
-        Work::Update { .. } => "parameters".to_owned(),
         other => pass(other).to_owned(),
     }
 }

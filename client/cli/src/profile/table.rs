@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use engine::trace::Work;
-use model::Graph;
 
 use super::costs::Cost;
-use super::{Total, name, pass};
+use super::{Part, Total, name, pass};
 use crate::terminal::{bytes, seconds};
 
 /// Rows of single nodes; the trace has all of them.
@@ -15,7 +14,7 @@ const NODES: usize = 20;
 
 /// Rows by operator, then those of the nodes that take longest. Ends in a line break.
 pub(super) fn text(
-    parts: &[(String, Graph)],
+    parts: &[Part],
     in_steps: &HashMap<Work, Total>,
     between: &HashMap<Work, Total>,
 ) -> String {
@@ -45,7 +44,7 @@ pub(super) fn text(
 }
 
 /// The operator of a node; the kind of any other work.
-fn kind(parts: &[(String, Graph)], work: Work) -> String {
+fn kind(parts: &[Part], work: Work) -> String {
     match work {
         Work::Forward { part, node } | Work::Backward { part, node } => {
             let graph = parts.get(usize::from(part)).map(|(_, graph)| graph);

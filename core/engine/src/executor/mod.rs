@@ -73,28 +73,17 @@ impl Executor {
 
     /// An executor for a part of a longer run, planned by its caller in `layout`; without memory until it is given some
     /// ([`Executor::swap_arena`]).
-    pub fn part_for_training(plan: &Plan, layout: &Layout) -> Self {
+    pub(crate) fn part_for_training(plan: &Plan, layout: &Layout) -> Self {
         Executor::new(plan, layout).with_gradients()
     }
 
-    /// An executor for inference and for training that has no memory yet ([`Executor::take_memory`]).
-    pub fn without_memory(graph: Graph, batch: usize) -> Self {
-        let (plan, timeline) = Plan::training(graph, batch, false);
-        Executor::new(&plan, &timeline.lay_out()).with_gradients()
-    }
-
-    /// Takes the memory for training with or without `recompute`, in place of what it had; what was computed is lost.
-    pub fn take_memory(&mut self, recompute: bool) {
-        // Before the new one is made.
-        self.arena = Arena::default();
-        let (plan, timeline) = Plan::training(self.plan.graph.clone(), self.plan.batch, recompute);
-        let layout = timeline.lay_out();
-        self.move_to(&plan, &layout);
-        self.arena = layout.arena();
+    /// [`Executor::part_for_training`] without gradients, for evaluation mode.
+    pub(crate) fn part_for_inference(plan: &Plan, layout: &Layout) -> Self {
+        Executor::new(plan, layout)
     }
 
     /// Takes the places of another layout, as a part of a longer run; see [`Executor::part_for_training`].
-    pub fn move_to(&mut self, plan: &Plan, layout: &Layout) {
+    pub(crate) fn move_to(&mut self, plan: &Plan, layout: &Layout) {
         self.plan = plan.placed(layout);
     }
 
@@ -137,6 +126,11 @@ impl Executor {
     /// travels.
     pub fn swap_arena(&mut self, arena: &mut Arena) {
         std::mem::swap(&mut self.arena, arena);
+    }
+
+    /// Lends this executor's memory to another of the same layout, or takes it back.
+    pub(crate) fn exchange_arena(&mut self, other: &mut Executor) {
+        self.swap_arena(&mut other.arena);
     }
 
     /// Bytes of all buffers.

@@ -46,7 +46,7 @@ fn graphs() -> Vec<Graph> {
 /// An executor in which no two buffers share memory.
 fn apart(graph: &Graph, batch: usize) -> Executor {
     let mut timeline = Timeline::default();
-    let mut plan = Plan::forward(graph.clone(), batch, &mut timeline);
+    let mut plan = Plan::forward_as(graph.clone(), fuse::for_training(graph), batch, &mut timeline);
     plan.backward(false, &mut timeline);
     Executor::in_own_arena(&plan, &timeline.lay_out_apart()).with_gradients()
 }

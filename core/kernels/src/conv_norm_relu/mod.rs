@@ -83,7 +83,7 @@ impl Operator for ConvNormRelu {
     /// In training: batch statistics are not made here.
     fn forward(&self, pass: Forward<'_>) {
         assert!(pass.mode == Mode::Eval, "a graph that was rewritten for inference runs in evaluation mode");
-        let (own, norm) = pass.params.split_at(self.conv.params().len());
+        let (own, norm) = pass.params.split_at(1 + usize::from(self.conv.bias));
         let mut affine = pass.threads.scratch(self.affine_len(self.conv.out_channels));
         if let (Some(op), [weight, bias], [mean, variance]) = (&self.norm, norm, &*pass.buffers) {
             for (c, affine) in affine.chunks_mut(3).enumerate() {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use engine::{Draw, InputForm, Learner, LearnerState, Pass, batches, random};
 use kernels::{Mode, Threads};
+use model::Parameters;
 use wire::accelerator::{Job, Load, RecordSet, Reply};
 use wire::{WireError, body};
 
@@ -96,7 +97,11 @@ impl Loaded {
         if load.graph.input().dims() != form {
             return Err(DeviceError::Input { form, graph: load.graph.input() });
         }
-        let (parameters, rest) = body::take_parameters(body, &load.graph)?;
+        let (parameters, rest) = match body {
+            // They are about to be restored.
+            [] => (Parameters::zeros(&load.graph), body),
+            _ => body::take_parameters(body, &load.graph)?,
+        };
         if !rest.is_empty() {
             return Err(WireError::Body { expected: body.len() - rest.len(), found: body.len() }.into());
         }

@@ -10,7 +10,7 @@ use wire::accelerator::RecordSet;
 use wire::owner::{Event, Request, Step, Summary};
 
 use super::figures::{Course, Measured, Samples};
-use crate::commands::{answer, open, train};
+use crate::commands::{open, train};
 use crate::config::{Config, Loaded, Release};
 use crate::prepare::{self, DataSet, Model};
 use crate::run_dir::RunDir;
@@ -137,6 +137,7 @@ impl Contender {
                     self.stages.push(Samples::default());
                     self.last = Some(Last::Stage { cpu: trusted_cpu_seconds });
                 }
+                Event::Connected { trusted_cpu_seconds } => self.connected(trusted_cpu_seconds),
                 Event::Note { text } => bail!("{}: {text}", self.flow()),
                 Event::Released { .. } | Event::Spent { .. } | Event::Epoch(_) | Event::Checkpoint { .. } => {
                 }
@@ -146,6 +147,14 @@ impl Contender {
         session.pause();
         self.session = Some(session);
         Ok(())
+    }
+
+    /// A session begins once, however many records follow: it counts apart.
+    fn connected(&mut self, seconds: f64) {
+        if let (Some(stage), Some(Last::Stage { cpu })) = (self.stages.last_mut(), &mut self.last) {
+            stage.sessions.push(seconds);
+            *cpu += seconds;
+        }
     }
 
     fn step(&mut self, step: &Step, measured: bool) {
@@ -191,14 +200,22 @@ impl Contender {
         session.send_records(RecordSet::Test, test)?;
         let began = Instant::now();
         session.send(&Request::Evaluate, &[])?;
-        let evaluated = match answer(&mut session)?.0 {
-            Event::Evaluated(summary) => summary,
-            other => return Err(unexpected("`evaluated`", &other).into()),
+        let mut connected = None;
+        let evaluated = loop {
+            match session.receive()?.0 {
+                Event::Evaluated(summary) => break summary,
+                Event::Connected { trusted_cpu_seconds } => connected = Some(trusted_cpu_seconds),
+                Event::Released { .. } => {}
+                Event::Note { text } => bail!("{}: {text}", self.flow()),
+                other => return Err(unexpected("`evaluated`", &other).into()),
+            }
         };
         let seconds = began.elapsed().as_secs_f64();
         session.close();
         if measured {
-            self.inference.push(evaluated.trusted_cpu_seconds, seconds, test.len());
+            let of_records = evaluated.trusted_cpu_seconds - connected.unwrap_or(0.0);
+            self.inference.push(of_records, seconds, test.len());
+            self.inference.sessions.extend(connected);
         }
         // Quality after so few steps says little, but it is the run's.
         self.summary.as_mut().context("training has not ended")?.scores = evaluated.scores;

@@ -13,8 +13,10 @@ pub(super) struct Samples {
     cpu: Vec<f64>,
     wall: Vec<f64>,
     records: usize,
-    /// Trusted processor seconds from the beginning of the stage to the end of its first step.
+    /// Trusted processor seconds from the beginning of the stage to the end of its first step, but for `sessions`.
     pub(super) first: f64,
+    /// Trusted processor seconds in which the accelerator got its model, of each session; in no other figure.
+    pub(super) sessions: Vec<f64>,
 }
 
 impl Samples {
@@ -32,6 +34,11 @@ impl Samples {
 
     fn wall(&self) -> f64 {
         median(&self.wall)
+    }
+
+    /// Trusted processor seconds before a session's first record; 0 without an accelerator.
+    fn session(&self) -> f64 {
+        if self.sessions.is_empty() { 0.0 } else { median(&self.sessions) }
     }
 
     /// Trusted processor seconds between the beginning of the stage and its first step.
@@ -59,6 +66,9 @@ pub(super) struct Measured {
     report: Report,
     inference_trusted_cpu_seconds_per_image: f64,
     inference_images_per_second: f64,
+    /// Before the first record, once: the accelerator gets its model. In no other figure.
+    session_trusted_cpu_seconds: f64,
+    inference_session_trusted_cpu_seconds: f64,
     /// For one record, before the first step in which the accelerator takes part: split, clipping, noise, sealing, sending.
     release_trusted_cpu_seconds_per_record: f64,
     stages: Vec<Stage>,
@@ -95,6 +105,8 @@ impl Measured {
         Measured {
             inference_trusted_cpu_seconds_per_image: inference.cpu(),
             inference_images_per_second: 1.0 / inference.wall(),
+            session_trusted_cpu_seconds: stages.iter().map(Samples::session).fold(0.0, f64::max),
+            inference_session_trusted_cpu_seconds: inference.session(),
             release_trusted_cpu_seconds_per_record: release,
             stages: course.epochs.iter().zip(stages).map(stage).collect(),
             report,
@@ -125,11 +137,11 @@ pub(super) fn table(model: &str, threads: usize, flows: &[Measured]) -> String {
         };
         row(&format!("  stage {}", stage + 1), times(&|flow| of(flow).unwrap_or(f64::NAN)));
     }
-    row(
-        "  a release, per record",
-        flows.iter().map(|flow| seconds(flow.release_trusted_cpu_seconds_per_record)).collect(),
-    );
+    let plain = |of: fn(&Measured) -> f64| flows.iter().map(|flow| seconds(of(flow))).collect();
+    row("  a release, per record", plain(|flow| flow.release_trusted_cpu_seconds_per_record));
+    row("  a session, once", plain(|flow| flow.session_trusted_cpu_seconds));
     row("inference, trusted time per image", times(&|flow| flow.inference_trusted_cpu_seconds_per_image));
+    row("  a session, once", plain(|flow| flow.inference_session_trusted_cpu_seconds));
     let speed = |of: fn(&Measured) -> f64| flows.iter().map(|flow| format!("{:.1}", of(flow))).collect();
     row("training, images/s", speed(|flow| flow.report.images_per_second));
     row("inference, images/s", speed(|flow| flow.inference_images_per_second));
@@ -164,7 +176,7 @@ mod tests {
 
     /// Steps of 4 records that take so long each.
     fn samples(cpu: f64, first: f64) -> Samples {
-        let mut samples = Samples { first, ..Samples::default() };
+        let mut samples = Samples { first, sessions: vec![0.5], ..Samples::default() };
         [cpu, 100.0 * cpu, cpu].into_iter().for_each(|cpu| samples.push(cpu, 2.0 * cpu, 4));
         samples
     }
@@ -195,9 +207,14 @@ mod tests {
             measured("delta", vec![1, 3], 1, &[samples(1.0, 0.0), samples(2.0, 2.0)]),
         ];
         let table = table("net", 1, &flows);
-        for text in
-            ["net, 1 trusted thread;", "enclave", "1.0 s (1.00)", "250.00 ms (4.00)", "500.00 ms (2.00)"]
-        {
+        for text in [
+            "net, 1 trusted thread;",
+            "enclave",
+            "1.0 s (1.00)",
+            "250.00 ms (4.00)",
+            "500.00 ms (2.00)",
+            "500.00 ms\n",
+        ] {
             assert!(table.contains(text), "{text} is missing in\n{table}");
         }
     }

@@ -24,7 +24,8 @@ const INFERENCES: usize = 3;
 ///
 /// Every flow trains in a trusted process and an accelerator process of its own, as `train` does, on the first records of the
 /// data: a stage for each of its stages, an epoch each. The flows take turns of a few steps; those that wait are halted. Then
-/// they take turns to evaluate the test records. First turns are left out, and medians count. Nothing is kept.
+/// they take turns to evaluate the test records. First turns are left out, and medians count; what is done once a session,
+/// before the first record, is a row of its own. Nothing is kept.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: asymflow bench run.toml --flows enclave,delta\n\nWhat a flow releases needs `epsilon`, or `noise` and `allow`, in RUN.toml, as in training.\nSections that a flow does not need are fine."
