@@ -18,9 +18,11 @@ pub const BIN_DIR: &str = "ASYMFLOW_BIN_DIR";
 
 /// How long a process may take to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
-/// Lets the trusted process give every large block back to the system when it is freed. By default glibc keeps more the
-/// larger the blocks are that it has seen: what is resident would be beyond what is planned.
-const GIVE_BACK: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
+/// How the trusted process allocates, where it runs with glibc. Every large block goes back to the system when it is freed:
+/// by default glibc keeps more the larger the blocks are that it has seen, and what is resident would be beyond what is
+/// planned. And large blocks lie in huge pages where the system grants them, which a step's many buffers look up faster.
+const ALLOCATOR: (&str, &str) =
+    ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072:glibc.malloc.hugetlb=1");
 /// How long a worker may take to listen.
 const START: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
@@ -70,7 +72,7 @@ impl Processes {
         let child = Command::new(&program)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
-            .env(GIVE_BACK.0, GIVE_BACK.1)
+            .env(ALLOCATOR.0, ALLOCATOR.1)
             .process_group(0)
             .spawn()
             .map_err(start)?;
