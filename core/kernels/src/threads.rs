@@ -143,7 +143,8 @@ impl Threads {
         self.grown.load(Ordering::Relaxed)
     }
 
-    /// Scratch memory of `len` elements from the start of a line of the cache on, contents unspecified. A thread may hold any number of buffers.
+    /// Scratch memory of `len` elements from the start of a line of the cache on, contents unspecified. A thread may hold
+    /// any number of buffers.
     pub fn scratch(&self, len: usize) -> ScratchGuard<'_> {
         let thread = self.pool.as_ref().and_then(|pool| pool.current_thread_index()).unwrap_or(0);
         let home = &self.scratch[thread];

@@ -1,5 +1,5 @@
-//! Evaluation and inference: one pass of the trusted part makes the message and the logits of a record, and neither depends
-//! on when or beside which others.
+//! Evaluation and inference: one pass of the trusted part makes the message and the logits of a record, and the message
+//! depends neither on when nor beside which others it is made.
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
 use std::collections::BTreeMap;

@@ -127,7 +127,7 @@ impl TrustedModel {
                 let graph = format!("{:?}", model.backbone().graph());
                 let config = format!("{:?}", model.config());
                 let parts = [&parameters, graph.as_bytes(), config.as_bytes(), preprocessing];
-                Digest::of("asymflow residual function v2", &parts)
+                Digest::of("asymflow residual function v3", &parts)
             }
         }
     }

@@ -68,7 +68,8 @@ impl Place {
     }
 }
 
-/// Reads `count` channels, `plane` elements apart, through a window: `block[row, column, lane]`. The margin is not touched.
+/// Reads `count` channels, `plane` elements apart, through a window: `block[row, column, lane]`. The margin is not
+/// touched.
 #[inline(always)]
 pub(super) fn read<S: Simd>(
     simd: S,

@@ -164,11 +164,10 @@ impl Conv2d {
     pub(crate) fn forward_with(&self, way: Option<Way>, pass: Forward<'_>, finish: Finish<'_>) {
         let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
         let (weight, threads, y) = (pass.params[0].data(), pass.threads, pass.output.data);
-        let images = pass.inputs[0].shape.dims()[0];
         let start = pass.params.get(1).map_or(Start::Zero, |bias| Start::Bias(bias.data()));
         let ends = Ends { start, finish };
         let kernels = Kernels { data: weight, channels: geometry.inputs, turned: false };
-        match way.unwrap_or_else(|| Way::of(&geometry, images, self.precision)) {
+        match way.unwrap_or_else(|| Way::of(&geometry, self.precision)) {
             Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, ends, y),
             Way::Columns => forward::forward(threads, &geometry, x, weight, ends, y),
             Way::Pointwise => pointwise::forward(threads, &geometry, x, weight, ends, y),
@@ -183,8 +182,7 @@ impl Conv2d {
     fn backward_by(&self, way: Option<Way>, pass: Backward<'_>) {
         let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
         let (weight, dy, threads) = (pass.params[0].data(), pass.grad_output.data, pass.threads);
-        let images = pass.inputs[0].shape.dims()[0];
-        let way = way.unwrap_or_else(|| Way::of(&geometry, images, self.precision));
+        let way = way.unwrap_or_else(|| Way::of(&geometry, self.precision));
         if let Some(dx) = &mut pass.grad_inputs[0] {
             match way {
                 Way::Depthwise => depthwise::backward_input(threads, &geometry, dy, weight, dx),

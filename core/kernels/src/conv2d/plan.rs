@@ -11,6 +11,9 @@ const FEW: usize = 16;
 /// columns are then packed for too few products, and the weights, read once per group of images, stay in the cache.
 const WORTH_DIRECT: usize = 9 << 14;
 
+/// Images that a way is chosen for.
+const IMAGES: usize = 32;
+
 /// Transformed weights that no cache holds (32 MiB).
 const CACHED: f64 = (8 << 20) as f64;
 
@@ -45,8 +48,9 @@ impl Way {
         Way::Bf16,
     ];
 
-    /// The way for each pass of a convolution of `images` images.
-    pub(super) fn of(geometry: &Geometry, images: usize, precision: Precision) -> Way {
+    /// The way for each pass of a convolution, however many images it has: what an image becomes then does not depend on
+    /// those beside it, to the bit.
+    pub(super) fn of(geometry: &Geometry, precision: Precision) -> Way {
         if geometry.is_depthwise() {
             return Way::Depthwise;
         }
@@ -65,7 +69,7 @@ impl Way {
             return Way::Columns;
         }
         let ways = [Way::Columns, Way::Winograd2, Way::Winograd4];
-        let cost = |way: &Way| way.cost(geometry, images);
+        let cost = |way: &Way| way.cost(geometry, IMAGES);
         ways.into_iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("there are three")
     }
 
@@ -87,7 +91,8 @@ impl Way {
             Way::Winograd2 => (16.0, tiles(2)),
             Way::Winograd4 => (36.0, tiles(4)),
         };
-        // Where tiles are many, transformed weights are written and read once; beyond the caches that is at the memory's speed.
+        // Where tiles are many, transformed weights are written and read once; beyond the caches that is at the memory's
+        // speed.
         let many = tiles > winograd::few_tiles(geometry) as f64;
         let beyond = if many { (points * c * k / CACHED).min(1.0) } else { 0.0 };
         points * (1.45 * tiles * c * k + (14.0 + 75.0 * beyond) * c * k + 17.0 * tiles * (c + k))

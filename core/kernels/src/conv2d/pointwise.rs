@@ -55,7 +55,7 @@ pub(super) fn backward_input(
 pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let read = read(geometry);
     if read.all() {
-        return backward_weight::backward_weight(threads, geometry, x, dy, dw);
+        return backward_weight::backward_weight(threads, &dense(geometry), x, dy, dw);
     }
     let mut kept = threads.scratch(x.len() / read.plane() * read.count());
     threads.for_each_chunk(&mut kept, read.count(), |i, kept| {

@@ -10,13 +10,7 @@ use crate::{Precision, Scratch};
 
 /// The most that any pass over `images` images, or fewer, takes.
 pub(super) fn most(geometry: &Geometry, images: usize, precision: Precision, threads: usize) -> Scratch {
-    let by = |way| by(way, geometry, images, threads);
-    // Fewer images are worth fewer transformed weights.
-    match Way::of(geometry, images, precision) {
-        Way::Winograd4 => by(Way::Winograd4).or(by(Way::Winograd2)).or(by(Way::Columns)),
-        Way::Winograd2 => by(Way::Winograd2).or(by(Way::Columns)),
-        way => by(way),
-    }
+    by(Way::of(geometry, precision), geometry, images, threads)
 }
 
 /// The most that a pass takes that is computed in this way.

@@ -148,6 +148,31 @@ proptest! {
     }
 }
 
+/// What leaves of a record may not depend on those beside it, so an image's output may not either: to the bit, by every way,
+/// where Winograd's kernels are transformed for all tiles and where for few.
+#[test]
+fn an_image_becomes_the_same_beside_any_others() {
+    for (c, k, kernel, stride, side) in [
+        (40, 70, 3, 1, 16),
+        (130, 140, 3, 1, 8),
+        (130, 20, 3, 1, 4),
+        (9, 20, 3, 1, 9),
+        (20, 33, 3, 2, 9),
+        (70, 130, 1, 1, 7),
+        (17, 20, 1, 2, 8),
+    ] {
+        let op = Conv2d::new(c, k, kernel).padding(kernel / 2).stride(stride);
+        let mut all = Node::random(&op, vec![random(&[24, c, side, side], 1)], 2);
+        let (x, params) = (all.inputs[0].clone(), all.params.clone());
+        let expected = all.forward().0;
+        for count in [1, 2, 5, 13] {
+            let some = Tensor::from_fn([count, c, side, side], |i| x.data()[i]);
+            let y = Node::new(&op, vec![some], params.clone()).forward().0;
+            assert!(y.data() == &expected.data()[..y.data().len()], "{op:?}, {count} of 24 images");
+        }
+    }
+}
+
 /// What strides are computed by: shapes of residual networks, small and odd ones.
 #[test]
 fn strided_ways_agree_with_the_twin() {
@@ -159,6 +184,8 @@ fn strided_ways_agree_with_the_twin() {
             (20, 40, 1, [8, 8]),
             (16, 130, 1, [15, 14]),
             (17, 18, 5, [11, 20]),
+            (4, 8, 1, [5, 1]),
+            (20, 8, 1, [1, 1]),
             (70, 16, 2, [5, 40]),
         ] {
             let op = Conv2d::new(c, k, kernel).padding(kernel / 2).stride(2).bias(true);

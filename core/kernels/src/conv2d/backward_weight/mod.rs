@@ -17,7 +17,6 @@ const LARGE_PLANE: usize = 64;
 /// Gradient of the weight.
 ///
 /// `dw[k,c,i,j] = Σ_{n,h,w} dy[n,k,h,w] · x[n,c,h·s+i·d−p,w·s+j·d−p]`.
-///
 pub(super) fn backward_weight(threads: &Threads, geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     sum(threads, Kernel::detected(), geometry, dw, |sum| sum(x, dy));
 }

@@ -10,7 +10,7 @@ use super::read::{ReadChunk, Source};
 use super::tiles::{Chunk, Tiling};
 use super::transform::{Transform, both_axes};
 use super::weights::{Kernels, Layout, Weights};
-use super::{DEPTH, SLAB, stride};
+use super::{SLAB, stride};
 use crate::gemm::{self, Kernel, Matrix, Output};
 use crate::simd;
 use crate::{Scratch, Threads};
@@ -204,8 +204,9 @@ impl<'a, const M: usize, const T: usize, F: Transform<M, T>> Convolution<'a, F, 
             let right = Matrix::strided(&from[point * stride(tiles * slab)..], [slab, tiles], [1, slab]);
             let data = &mut products[point * stride(tiles * width)..][..tiles * width];
             let mut out = Output { data, row_stride: 1, col_stride: width, place: |row| row, keep };
-            for k in (0..slab).step_by(DEPTH) {
-                let k = k..slab.min(k + DEPTH);
+            // Cut at the same places whether tiles are few or many: the bits are the same.
+            for k in (0..slab).step_by(SLAB) {
+                let k = k..slab.min(k + SLAB);
                 let left = &left[k.start * width..k.end * width];
                 let right = right.row_range(k);
                 gemm::multiply_packed(self.kernel, left, width, 0..width, right, 1.0, &mut out);

@@ -20,10 +20,8 @@ pub(super) use forward::{convolve, few_tiles};
 pub(super) use transform::{F2, F4, Transform};
 pub(super) use weights::Kernels;
 
-/// Depth of one pass of the products: a panel of weights of this depth stays in the first-level cache.
-const DEPTH: usize = 128;
-
-/// Input channels whose transformed tiles stay in the second-level cache, beside their weights and products.
+/// Input channels that are summed in one pass of the products: their panel of weights stays in the first-level cache, their
+/// transformed tiles in the second.
 const SLAB: usize = 64;
 
 /// Elements from one point's matrix to the next: a block more than it holds, so that the points, which are written
