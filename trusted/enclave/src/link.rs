@@ -123,8 +123,9 @@ impl Transport for SocketTransport {
     fn receive(&mut self, body: &mut Vec<u8>) -> Result<Reply, WireError> {
         // What was received last is given up before the next is read.
         *body = Vec::new();
+        let begin = Instant::now();
         let (reply, received) = loop {
-            match self.replies.recv_timeout(self.timeout) {
+            match self.replies.recv_timeout(self.timeout.saturating_sub(begin.elapsed())) {
                 Ok(Incoming::Reply(reply)) => break reply?,
                 Ok(Incoming::Waiting) => self.go_on.send(()).map_err(|_| WireError::Closed)?,
                 Err(RecvTimeoutError::Timeout) => return Err(WireError::TimedOut),
@@ -142,6 +143,25 @@ mod tests {
     use wire::write_frame;
 
     use super::*;
+
+    /// The time limit is for a whole reply: a header in time does not buy another.
+    #[test]
+    fn a_body_that_does_not_come_is_late_with_its_header() {
+        const TIMEOUT: Duration = Duration::from_millis(600);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut link = SocketTransport::over(ours.try_clone().unwrap(), ours, TIMEOUT);
+        let accelerator = std::thread::spawn(move || {
+            let mut frame = Vec::new();
+            write_frame(&mut frame, &Reply::Logits { step: 0, count: 1 }, &[&vec![7; 1 << 20]]).unwrap();
+            std::thread::sleep(TIMEOUT / 2);
+            (&theirs).write_all(&frame[..frame.len() - (1 << 20)]).unwrap();
+            theirs
+        });
+        let begin = Instant::now();
+        assert!(matches!(link.receive(&mut Vec::new()), Err(WireError::TimedOut)));
+        assert!(begin.elapsed() < TIMEOUT * 5 / 4, "{:?}", begin.elapsed());
+        drop(accelerator.join().unwrap());
+    }
 
     /// What the runtime did not wait for takes no memory here: it stays with the accelerator.
     #[test]
