@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use data::Images;
 use model::Graph;
 use wire::accelerator::RecordSet;
@@ -11,7 +11,7 @@ use wire::owner::{Event, Request, Step, Summary};
 
 use super::figures::{Course, Measured, Samples};
 use crate::commands::{open, train};
-use crate::config::{Config, Loaded, Release};
+use crate::config::{Config, Loaded, OnFailure, Release};
 use crate::prepare::{self, DataSet, Model};
 use crate::run_dir::RunDir;
 use crate::session::{Session, unexpected};
@@ -79,6 +79,8 @@ impl Contender {
         };
         // The run is a short one, with a key of its own, that nobody goes on with.
         config.accelerator.timeout = PATIENCE;
+        // Figures of a run that went on alone would be another flow's.
+        config.accelerator.on_failure = OnFailure::Stop;
         config.trusted.key = None;
         config.train.checkpoint_steps = None;
         Ok(Contender {
@@ -138,7 +140,7 @@ impl Contender {
                     self.last = Some(Last::Stage { cpu: trusted_cpu_seconds });
                 }
                 Event::Connected { trusted_cpu_seconds } => self.connected(trusted_cpu_seconds),
-                Event::Note { text } => bail!("{}: {text}", self.flow()),
+                Event::Note { text } => eprintln!("{}: {text}", self.flow()),
                 Event::Released { .. } | Event::Spent { .. } | Event::Epoch(_) | Event::Checkpoint { .. } => {
                 }
                 other => return Err(unexpected("a step", &other).into()),
@@ -206,7 +208,7 @@ impl Contender {
                 Event::Evaluated(summary) => break summary,
                 Event::Connected { trusted_cpu_seconds } => connected = Some(trusted_cpu_seconds),
                 Event::Released { .. } => {}
-                Event::Note { text } => bail!("{}: {text}", self.flow()),
+                Event::Note { text } => eprintln!("{}: {text}", self.flow()),
                 other => return Err(unexpected("`evaluated`", &other).into()),
             }
         };
