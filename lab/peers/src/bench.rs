@@ -13,8 +13,9 @@ use crate::process::{Process, Program};
 use crate::protocol::{Case, Reply, Request};
 use crate::{cases, peak, peers, report};
 
-/// Between two repetitions: threads of the last peer that still spin fall asleep.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Between two repetitions of a peer with one thread, and with more: helpers of the last peer that wait for work in a loop,
+/// OpenMP's for 200 ms by default, fall asleep and leave their cores to the next.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
 /// Repetitions of a peer that has used up its time.
 const FEWEST: usize = 3;
 /// Largest relative difference between a peer's figure and ours: sums in another order, through a whole model.
@@ -214,7 +215,7 @@ impl<'a> Round<'a> {
                 let Some(runs) = runs.get_mut(name).filter(|runs| runs.goes_on(self.settings.seconds)) else {
                     continue;
                 };
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(PAUSES[usize::from(self.threads > 1)]);
                 if let Err(error) = repeat(process, runs) {
                     *process = None;
                     runs.failed = Some(format!("{error:#}"));
