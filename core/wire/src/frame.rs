@@ -18,9 +18,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 16 MiB of header (a model graph), 1 GiB of body (a large model's parameters).
+    /// 16 MiB of header (a model graph), 8 GiB of body (the state of a very large model). A body takes memory as it comes.
     fn default() -> Self {
-        Limits { header: 16 << 20, body: 1 << 30 }
+        Limits { header: 16 << 20, body: 8 << 30 }
     }
 }
 
