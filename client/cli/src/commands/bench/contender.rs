@@ -16,6 +16,7 @@ use crate::prepare::{self, DataSet, Model};
 use crate::run_dir::RunDir;
 use crate::session::{Session, unexpected};
 use crate::summary::Report;
+use crate::terminal::note;
 
 /// Seconds a reply may take: those in which a flow is halted count, too.
 const PATIENCE: f64 = 1e6;
@@ -140,7 +141,7 @@ impl Contender {
                     self.last = Some(Last::Stage { cpu: trusted_cpu_seconds });
                 }
                 Event::Connected { trusted_cpu_seconds } => self.connected(trusted_cpu_seconds),
-                Event::Note { text } => eprintln!("{}: {text}", self.flow()),
+                Event::Note { text } => note(&format!("{}: {text}", self.flow())),
                 Event::Released { .. } | Event::Spent { .. } | Event::Epoch(_) | Event::Checkpoint { .. } => {
                 }
                 other => return Err(unexpected("a step", &other).into()),
@@ -208,7 +209,7 @@ impl Contender {
                 Event::Evaluated(summary) => break summary,
                 Event::Connected { trusted_cpu_seconds } => connected = Some(trusted_cpu_seconds),
                 Event::Released { .. } => {}
-                Event::Note { text } => eprintln!("{}: {text}", self.flow()),
+                Event::Note { text } => note(&format!("{}: {text}", self.flow())),
                 other => return Err(unexpected("`evaluated`", &other).into()),
             }
         };
