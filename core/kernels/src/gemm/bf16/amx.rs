@@ -76,8 +76,9 @@ impl TileState {
         for (bytes, &rows) in sizes.row_bytes.iter_mut().zip(&sizes.rows) {
             *bytes = if rows == 0 { 0 } else { 64 };
         }
-        // SAFETY: `is_available` has found the instruction and the permission, or nobody chose this instruction set;
-        // `sizes` is what the instruction reads, 64 valid bytes of palette 1. No compiled code uses tiles.
+        // SAFETY: the one place that makes an `Isa::Amx`, whose `begin` this is, is `Isa::available`, after `is_available` has
+        // found the instruction and the permission. `sizes` is what the instruction reads, 64 valid bytes of palette 1. No
+        // compiled code uses tiles.
         #[allow(unsafe_code)]
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &sizes, options(nostack, readonly, preserves_flags));
