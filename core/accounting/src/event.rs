@@ -2,12 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::sampling::Sampling;
 use crate::{AccountingError, Pld, checked, gaussian};
-
-/// Largest accepted |ln| of the ratio between the probability with which a lattice sampler draws a number and that of the
-/// ideal rounded Gaussian, up to 10 standard deviations: the promise of a sampler that is charged as
-/// [`Event::LatticeGaussian`]. What lies beyond has a probability below 2⁻⁷⁵ and is not counted.
-pub const LATTICE_ETA: f64 = 1.0 / (1u64 << 34) as f64;
 
 /// A noise multiplier above which nothing useful is left of a release.
 const LARGEST_MULTIPLIER: f64 = 1e15;
@@ -39,7 +35,8 @@ pub enum Event {
         epsilon: f64,
     },
     /// Gaussian noise on a vector clipped to a norm, rounded to a grid and drawn by a sampler of bounded error: every
-    /// number's probability is within a factor of `e^±`[`LATTICE_ETA`] of the ideal rounded Gaussian's.
+    /// number's probability is within a factor of `e^±`[`LATTICE_ETA`](crate::LATTICE_ETA) of the ideal rounded Gaussian's, but for
+    /// [`LATTICE_TAIL`](crate::LATTICE_TAIL).
     LatticeGaussian {
         /// Noise standard deviation ÷ L2 sensitivity, as for [`Event::Gaussian`].
         noise_multiplier: f64,
@@ -47,10 +44,19 @@ pub enum Event {
         numbers: u64,
         /// How many such releases.
         count: u64,
+        /// Whether the sensitivity is twice the clipping norm, so that it is half against an all-zero record; where it is
+        /// something else, none of it is claimed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        clipped: bool,
     },
 }
 
 impl Event {
+    /// What the sampler's distance from the ideal costs in `count` releases of so many numbers, beside their noise.
+    pub fn lattice_sampling(numbers: u64, count: u64) -> Self {
+        Event::LatticeGaussian { noise_multiplier: f64::MAX, numbers, count, clipped: true }
+    }
+
     /// One Gaussian release with this noise multiplier.
     pub fn gaussian(noise_multiplier: f64) -> Self {
         Event::Gaussian { noise_multiplier, count: 1 }
@@ -68,8 +74,8 @@ pub struct Loss {
     mu_squared_zero: f64,
     /// Σ ε over pure releases, rounded up.
     pure: f64,
-    /// `Z`: all released probabilities are within a factor of `e^±Z` of the ideal ones, rounded up.
-    distortion: f64,
+    /// Numbers that a lattice sampler drew, rounded up.
+    lattice: f64,
 }
 
 impl Loss {
@@ -82,11 +88,11 @@ impl Loss {
             // Against an all-zero record the sensitivity is the clipping norm, half of it.
             Event::Gaussian { noise_multiplier, count } => self.and_gaussian(noise_multiplier, count, 0.25),
             Event::RandomisedResponse { epsilon } | Event::Pure { epsilon } => self.and_pure(epsilon),
-            Event::LatticeGaussian { noise_multiplier, numbers, count } => {
-                let all = lattice_distortion(numbers, count);
-                // Its sensitivity may be less than twice the clipping norm, so no half of it is claimed.
-                let loss = self.and_gaussian(noise_multiplier, count, 1.0)?;
-                Ok(Loss { distortion: sum_up(loss.distortion, all), ..loss })
+            Event::LatticeGaussian { noise_multiplier, numbers, count, clipped } => {
+                let loss = self.and_gaussian(noise_multiplier, count, if clipped { 0.25 } else { 1.0 })?;
+                let drawn = (numbers as f64).next_up() * (count as f64).next_up();
+                let drawn = if numbers == 0 || count == 0 { 0.0 } else { drawn.next_up() };
+                Ok(Loss { lattice: sum_up(loss.lattice, drawn), ..loss })
             }
         }
     }
@@ -116,14 +122,16 @@ impl Loss {
         self.at(self.mu_squared_zero, delta)
     }
 
-    /// Whether [`Loss::epsilon`] at this δ is at most `epsilon`; one evaluation instead of a search.
+    /// Whether [`Loss::epsilon`] at this δ is at most `epsilon`; in general one evaluation instead of a search.
     pub fn within(&self, epsilon: f64, delta: f64) -> bool {
         let left = -sum_up(-epsilon, self.added());
         if self.mu_squared == 0.0 {
             return left >= 0.0;
         }
-        left >= 0.0
-            && gaussian::delta(left, self.mu_squared.sqrt().next_up()) <= ideal_delta(delta, self.distortion)
+        let ideal = Sampling::of(self.lattice).ideal_delta(delta, sum_up(left, self.pure));
+        let enough = left >= 0.0 && gaussian::delta(left, self.mu_squared.sqrt().next_up()) <= ideal;
+        // At a large ε the sampler's tail may take more of δ than at a smaller one, which implies it.
+        enough || (self.lattice > 0.0 && self.epsilon(delta) <= epsilon)
     }
 
     fn at(&self, mu_squared: f64, delta: f64) -> f64 {
@@ -131,32 +139,18 @@ impl Loss {
             return self.added();
         }
         let mu = mu_squared.sqrt().next_up();
-        sum_up(gaussian::epsilon(mu, ideal_delta(delta, self.distortion)), self.added())
+        let ideal = |delta| sum_up(gaussian::epsilon(mu, delta), self.pure);
+        Sampling::of(self.lattice).epsilon(delta, ideal)
     }
 
     /// What is added to the ε of the Gaussian releases.
     fn added(&self) -> f64 {
-        sum_up(self.pure, 2.0 * self.distortion)
+        sum_up(self.pure, 2.0 * Sampling::of(self.lattice).ratio)
     }
 }
 
-/// The δ that ideal releases must keep, rounded down, so that distorted ones keep `delta`.
-///
-/// With `P' ≤ e^Z P` and `Q' ≥ e^{−Z} Q`: `P'(S) − e^{ε+2Z} Q'(S) ≤ e^Z (P(S) − e^ε Q(S))`. The factor on δ is why a
-/// distortion is not the same as a pure loss of 2Z.
-fn ideal_delta(delta: f64, distortion: f64) -> f64 {
-    if distortion == 0.0 { delta } else { delta * libm::exp(-distortion) * (1.0 - 4.0 * f64::EPSILON) }
-}
-
-/// `Z` of all numbers of all releases, rounded up.
-fn lattice_distortion(numbers: u64, count: u64) -> f64 {
-    // A conversion and a product, each within one unit in the last place; the last factor is a power of two.
-    let all = numbers as f64 * count as f64;
-    if all == 0.0 { 0.0 } else { all * (1.0 + 4.0 * f64::EPSILON) * LATTICE_ETA }
-}
-
 /// `a + b` rounded up: exact where it fits, else the next float above.
-fn sum_up(a: f64, b: f64) -> f64 {
+pub(crate) fn sum_up(a: f64, b: f64) -> f64 {
     let sum = a + b;
     // The exact error of a sum (Knuth's TwoSum); NaN where something is infinite, and the sum then stands.
     let b_part = sum - a;
@@ -212,8 +206,9 @@ pub fn epsilon_tight<'a>(
     if composed < 2 || !added.is_finite() {
         return Ok(added);
     }
-    let ideal = distribution(&loss, pure)?.epsilon(ideal_delta(delta, loss.distortion));
-    Ok(added.min(sum_up(ideal, 2.0 * loss.distortion)))
+    let ideal = distribution(&loss, pure)?;
+    let tight = Sampling::of(loss.lattice).epsilon(delta, |delta| ideal.epsilon(delta));
+    Ok(added.min(tight))
 }
 
 /// The smallest noise multiplier, rounded up (by 1e-9 relative), with which `count` more Gaussian releases after `base`

@@ -22,8 +22,9 @@
 //! | [`gaussian::epsilon`] | up | the upper end of the bisection |
 //! | [`gaussian::sigma`], [`calibrate`] | up | the upper end of the bisection, then 1e-9 relative |
 //! | [`gaussian::compose`], the Gaussian part of [`Loss`] | up | the next float after each operation, unless it is exact |
-//! | the pure part and the distortion of [`Loss`] | up | sums to the next float unless exact; products by four units |
-//! | δ for distorted releases ([`Event::LatticeGaussian`]) | down | it is what the ideal releases must keep |
+//! | the pure part and the sampled numbers of [`Loss`] | up | sums to the next float unless exact; products by the next floats |
+//! | the sampler's distance from the ideal ([`Event::LatticeGaussian`]) | up | its ratio and its tail, by sixteen units |
+//! | δ for releases of such a sampler | down | it is what the ideal releases must keep |
 //! | [`Loss::within`]: what is left of ε | down | as a sum of the negatives, rounded up |
 //! | [`randomised_response::epsilon`] | up | four units, then the next float |
 //! | [`randomised_response::keep`] | down | less truth costs less |
@@ -44,9 +45,11 @@ pub mod paper;
 mod pld;
 pub mod randomised_response;
 pub mod rdp;
+mod sampling;
 
-pub use event::{Event, LATTICE_ETA, Loss, calibrate, epsilon_of, epsilon_tight, epsilon_zero_record_of};
+pub use event::{Event, Loss, calibrate, epsilon_of, epsilon_tight, epsilon_zero_record_of};
 pub use pld::Pld;
+pub use sampling::{LATTICE_ETA, LATTICE_TAIL};
 
 /// A parameter for which no privacy loss can be stated.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]

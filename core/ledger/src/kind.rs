@@ -109,6 +109,14 @@ kinds! {
         "Signs of the clipped and noised residual of each record.",
         "1 bit per number of the released shape, per record and view",
         "(ε, δ) per record: Gaussian noise on a vector clipped to C, sensitivity 2C";
+    NoisedResiduals, "noised-residuals", Outward, NoisedCounted,
+        "Clipped and noised residuals of outsourced layers.",
+        "C×H×W numbers of the layer's input in f32, bf16 or int8, per record and step",
+        "(ε, δ) per record, layer and step, given the step's weights: Gaussian noise on a grid, sensitivity 2C";
+    NoisedInputs, "noised-inputs", Outward, NoisedCounted,
+        "Normalised images after clipping and noise.",
+        "4 bytes per pixel and channel, per record, once",
+        "(ε, δ) per record: Gaussian noise on a grid, sensitivity 2C";
     RandomisedLabels, "randomised-labels", Outward, NoisedCounted,
         "Labels after randomised response.",
         "2 bytes per record, once per session",

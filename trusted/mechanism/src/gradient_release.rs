@@ -5,7 +5,7 @@ use ledger::{Charge, Digest, Kind, MechanismId, RecordSet};
 
 use crate::bit_release::{ReleaseError, UnusableMechanism, clip_scale};
 use crate::boundary::Released;
-use crate::lattice::Lattice;
+use crate::lattice::{self, Lattice, Scratch};
 use crate::release_shape::norm;
 use crate::{NoiseKey, Receipt};
 
@@ -51,13 +51,13 @@ impl GradientRelease {
         if !(clip > 0.0 && clip.is_finite()) {
             return Err(UnusableMechanism::Clip(clip));
         }
-        if !(sigma > 0.0 && sigma.is_finite()) {
+        if !lattice::SIGMA.contains(&sigma) {
             return Err(UnusableMechanism::Sigma(sigma));
         }
         if labels < 2 {
             return Err(UnusableMechanism::Labels(labels));
         }
-        let name = format!("{} v1: {labels} labels, clip {clip}, sigma {sigma}", Kind::LogitGradients);
+        let name = format!("{} v2: {labels} labels, clip {clip}, sigma {sigma}", Kind::LogitGradients);
         let mechanism = MechanismId::new(name);
         Ok(GradientRelease { config, lattice: Lattice::new(sigma), mechanism, key })
     }
@@ -97,12 +97,8 @@ impl GradientRelease {
             noise_multiplier: (self.config.sigma / self.sensitivity()).next_down(),
             numbers: self.config.labels as u64,
             count: 1,
+            clipped: false,
         }
-    }
-
-    /// What `count` such releases of one record cost beside their noise: the sampler's distance from the ideal.
-    pub fn sampling_loss(labels: usize, count: u64) -> Event {
-        Event::LatticeGaussian { noise_multiplier: f64::MAX, numbers: labels as u64, count }
     }
 
     /// The charge for one step's gradients of these records, after the exchange of this digest.
@@ -130,9 +126,9 @@ impl GradientRelease {
         answers: impl ExactSizeIterator<Item = Answered<'a>>,
     ) -> Result<Released<Vec<u8>>, ReleaseError> {
         let mut message = Vec::with_capacity(4 * self.config.labels * answers.len());
-        let mut gradient = vec![0.0; self.config.labels];
+        let (mut gradient, mut scratch) = (vec![0.0; self.config.labels], Scratch::new());
         for answer in answers {
-            self.one(receipt, answer, &mut gradient, &mut message)?;
+            self.one(receipt, answer, (&mut gradient, &mut scratch), &mut message)?;
         }
         Ok(Released::new(Kind::LogitGradients, message, receipt.clone()))
     }
@@ -141,7 +137,7 @@ impl GradientRelease {
         &self,
         receipt: &Receipt,
         Answered { record, label, logits }: Answered<'_>,
-        gradient: &mut [f64],
+        (gradient, scratch): (&mut [f64], &mut Scratch),
         message: &mut Vec<u8>,
     ) -> Result<(), ReleaseError> {
         let labels = self.config.labels;
@@ -163,10 +159,10 @@ impl GradientRelease {
         let scale = clip_scale(norm(gradient), self.config.clip);
         let Charge { dataset, view, transcript, .. } = receipt.charge();
         let mut noise = self.key.stream(dataset, record, *view, &self.mechanism, transcript.as_ref());
-        for g in gradient {
-            let steps = self.lattice.quantise(*g * scale) + self.lattice.noise(&mut noise);
-            message.extend((self.lattice.value(steps) as f32).to_le_bytes());
+        for part in gradient.chunks_mut(lattice::BLOCK) {
+            self.lattice.perturb(scale, part, &mut noise, scratch);
         }
+        message.extend(gradient.iter().flat_map(|g| (*g as f32).to_le_bytes()));
         Ok(())
     }
 }

@@ -308,7 +308,9 @@ fn gradients_are_those_of_the_loss_clipped_and_noised() {
 fn gradients_have_the_noise_that_is_charged_for() {
     for (clip, multiplier) in [(1.0, 2.0), (0.3, 0.7), (5.0, 40.0)] {
         let mechanism = GradientRelease::calibrated(10, clip, multiplier, NoiseKey::new([2; 32])).unwrap();
-        let Event::LatticeGaussian { noise_multiplier, numbers: 10, count: 1 } = mechanism.event() else {
+        let Event::LatticeGaussian { noise_multiplier, numbers: 10, count: 1, clipped: false } =
+            mechanism.event()
+        else {
             panic!("{:?}", mechanism.event())
         };
         assert!(

@@ -1,7 +1,6 @@
 //! How much noise every mechanism of a run gets, so that all that is released about a record stays within its budget.
 
 use accounting::{AccountingError, Event, Loss, calibrate, gaussian};
-use mechanism::GradientRelease;
 use wire::RunSpec;
 use wire::spec::{Clip, Labels, Protection, Release};
 
@@ -62,7 +61,7 @@ fn label_loss(spec: &RunSpec, epochs: u64) -> Result<(Loss, Option<f64>), Accoun
         Labels::Public => Ok((none, None)),
         Labels::Randomised { epsilon } => Ok((none.and(&Event::RandomisedResponse { epsilon })?, None)),
         Labels::Withheld { epsilon, .. } => {
-            let sampling = none.and(&GradientRelease::sampling_loss(spec.graph.classes(), epochs))?;
+            let sampling = none.and(&Event::lattice_sampling(spec.graph.classes() as u64, epochs))?;
             let multiplier = calibrate(sampling, epochs, epsilon, spec.privacy.delta)?;
             let loss = sampling.and(&Event::Gaussian { noise_multiplier: multiplier, count: epochs })?;
             Ok((loss, Some(multiplier)))

@@ -122,7 +122,9 @@ impl Charged {
         if self.by_mechanism.get(&entry.mechanism).is_some_and(|before| before.event != entry.event) {
             findings.disagree(Disagreement::Renamed { line, mechanism: mechanism() });
         }
-        if let Some(Kind::ResidualBits | Kind::LogitGradients) = text.kind {
+        if let Some(Kind::ResidualBits | Kind::NoisedInputs | Kind::NoisedResiduals | Kind::LogitGradients) =
+            text.kind
+        {
             check_gaussian(line, entry, text, findings);
         }
         if let Some(expected) = text.epsilon {
@@ -162,7 +164,9 @@ impl Charged {
         }
         for Charges { text, line, .. } in self.by_mechanism.values() {
             match (text.kind, text.clip, claims.clip) {
-                (Some(Kind::ResidualBits), Some(found), Some(stated)) if differ(found, stated) => {
+                (Some(Kind::ResidualBits | Kind::NoisedInputs), Some(found), Some(stated))
+                    if differ(found, stated) =>
+                {
                     findings.disagree(Disagreement::Clip { line: *line, found, stated });
                 }
                 _ => {}
@@ -227,22 +231,24 @@ impl Charged {
 /// Checks that an entry for a Gaussian release charges what its mechanism's name says, for messages of the length that
 /// follows from it.
 ///
-/// Residual bits: σ over the sensitivity `2C`, a bit per number. Gradients in place of labels: at most σ over
-/// `min(2C, √2 + √K·step)` for K numbers on a grid, four bytes per number.
+/// Residual bits: σ over the sensitivity `2C`, a bit per number. Noised vectors: the same, on a grid. Gradients in place of
+/// labels: at most σ over `min(2C, √2 + √K·step)` for K numbers on a grid.
 fn check_gaussian(line: usize, entry: &Entry, text: &MechanismText, findings: &mut Findings) {
-    let (Some(clip), Some(sigma), Some(numbers)) = (text.clip, text.sigma, text.numbers) else {
+    let (Some(clip), Some(sigma), Some(numbers), Some(length)) =
+        (text.clip, text.sigma, text.numbers, text.bytes)
+    else {
         let mechanism = entry.mechanism.to_string();
         findings.disagree(Disagreement::Mechanism { line, mechanism });
         return;
     };
     let gradients = text.kind == Some(Kind::LogitGradients);
+    let vector = matches!(text.kind, Some(Kind::NoisedInputs | Kind::NoisedResiduals));
     let apart = if gradients { gradient_sensitivity(clip, sigma, numbers) } else { 2.0 * clip };
-    let length = if gradients { numbers.saturating_mul(4) } else { numbers.div_ceil(8) };
     let expected = sigma / apart;
     let found = match entry.event {
-        Event::Gaussian { noise_multiplier, count: 1 } if !gradients => noise_multiplier,
-        Event::LatticeGaussian { noise_multiplier, numbers: charged, count: 1 }
-            if gradients && charged == numbers =>
+        Event::Gaussian { noise_multiplier, count: 1 } if !gradients && !vector => noise_multiplier,
+        Event::LatticeGaussian { noise_multiplier, numbers: charged, count: 1, clipped }
+            if charged == numbers && (gradients && !clipped || vector) =>
         {
             noise_multiplier
         }

@@ -357,7 +357,12 @@ fn gradients_are_charged_as_their_sensitivity_says() {
                 records: RecordSet::of(&[3, 50]),
                 mechanism: MechanismId::new("logit-gradients v1: 10 labels, clip 1, sigma 9"),
                 transcript: Some(Digest([5; 32])),
-                event: Event::LatticeGaussian { noise_multiplier: 6.3, numbers: 10, count: 1 },
+                event: Event::LatticeGaussian {
+                    noise_multiplier: 6.3,
+                    numbers: 10,
+                    count: 1,
+                    clipped: false,
+                },
                 bytes: 40,
                 ..bits(1, 1, "gradients of one training step")
             };
@@ -374,17 +379,62 @@ fn gradients_are_charged_as_their_sensitivity_says() {
     // σ = 9: the grid's step is 2⁻⁹.
     let expected = 9.0 / (std::f64::consts::SQRT_2 + 10f64.sqrt() / 512.0);
     let cheap = |charge: &mut Charge| {
-        charge.event = Event::LatticeGaussian { noise_multiplier: 7.0, numbers: 10, count: 1 };
+        charge.event =
+            Event::LatticeGaussian { noise_multiplier: 7.0, numbers: 10, count: 1, clipped: false };
     };
     assert_eq!(found(gradients(cheap)), [Disagreement::Loss { line: 3, found: 7.0, expected }]);
     let fewer = |charge: &mut Charge| {
-        charge.event = Event::LatticeGaussian { noise_multiplier: 6.3, numbers: 9, count: 1 };
+        charge.event = Event::LatticeGaussian { noise_multiplier: 6.3, numbers: 9, count: 1, clipped: false };
     };
     assert!(matches!(found(gradients(fewer))[..], [Disagreement::Loss { line: 3, .. }]));
     let ideal = |charge: &mut Charge| charge.event = Event::gaussian(6.3);
     assert!(matches!(found(gradients(ideal))[..], [Disagreement::Loss { line: 3, .. }]));
     let shorter = found(gradients(|charge| charge.bytes = 36));
     assert_eq!(shorter, [Disagreement::MessageSize { line: 3, found: 36, expected: 40 }]);
+}
+
+/// Vectors on a grid: σ over the sensitivity `2C`, and the length of their format.
+#[test]
+fn noised_vectors_are_charged_as_their_sensitivity_says() {
+    let event = |noise_multiplier, numbers| Event::LatticeGaussian {
+        noise_multiplier,
+        numbers,
+        count: 1,
+        clipped: true,
+    };
+    let vectors = |kind: Kind, format: &'static str, bytes: u64, event: Event| {
+        move |files: &mut Files| {
+            files.charges.push(Charge {
+                mechanism: MechanismId::new(format!(
+                    "{kind} v1: 3x2x4 in {format}, clip 2, sigma 9, layer 3, function 00"
+                )),
+                event,
+                bytes,
+                ..bits(1, 1, "vectors")
+            });
+            let receipt = released(2, 1).receipt;
+            let records = files.charges[2].records.len();
+            files.lines.push(BoundaryLine { receipt, ..line("store", kind, records * bytes, records) });
+            files.claims.budget = Some(20.0);
+            files.summary().epsilon = Some(epsilon(&files.charges));
+        }
+    };
+    for (format, bytes) in [("f32", 96), ("bf16", 48), ("int8", 36)] {
+        assert_eq!(found(vectors(Kind::NoisedResiduals, format, bytes, event(2.25, 24))), [], "{format}");
+        let longer = found(vectors(Kind::NoisedInputs, format, bytes + 1, event(2.25, 24)));
+        assert_eq!(longer, [Disagreement::MessageSize { line: 3, found: bytes + 1, expected: bytes }]);
+    }
+    let cheap = found(vectors(Kind::NoisedInputs, "f32", 96, event(2.5, 24)));
+    assert_eq!(cheap, [Disagreement::Loss { line: 3, found: 2.5, expected: 2.25 }]);
+    for other in [event(2.25, 23), Event::gaussian(2.25)] {
+        let fewer = found(vectors(Kind::NoisedInputs, "f32", 96, other));
+        assert!(matches!(fewer[..], [Disagreement::Loss { line: 3, .. }]), "{fewer:?}");
+    }
+    let other = found(|files| {
+        vectors(Kind::NoisedInputs, "f32", 96, event(2.25, 24))(files);
+        files.claims.clip = Some(1.0);
+    });
+    assert!(other.contains(&Disagreement::Clip { line: 3, found: 2.0, stated: 1.0 }), "{other:?}");
 }
 
 /// A clipping norm found from the data is a number in the ledger: charged, and never a message.
