@@ -6,7 +6,8 @@ use engine::{Learner, OptimiserConfig, Pass};
 use kernels::{Mode, Threads};
 use ledger::{Digest, Ledger, RecordSet};
 use mechanism::{
-    BitRelease, BitReleaseConfig, Budget, LedgerStore, LedgerWriter, NoiseKey, ReleaseShape, StoreError,
+    BitRelease, BitReleaseConfig, Budget, LedgerStore, LedgerWriter, NoiseKey, RecordRelease, ReleaseShape,
+    StoreError,
 };
 use model::{Parameters, zoo};
 use split::{AsymmetricSplit, Method, SplitConfig, SplitOutput};

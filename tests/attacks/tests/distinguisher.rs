@@ -10,10 +10,10 @@
 
 use accounting::gaussian;
 use asymflow_attacks::MemoryLedger;
-use ledger::{Digest, RecordSet};
+use ledger::{Digest, Kind, RecordSet};
 use mechanism::{
-    Answered, BitRelease, BitReleaseConfig, Crossing, GradientRelease, GradientReleaseConfig, LabelRelease,
-    NoiseKey, ReleaseShape,
+    Answered, BitRelease, BitReleaseConfig, Crossing, Encoding, GradientRelease, GradientReleaseConfig,
+    LabelRelease, NoiseKey, RecordRelease, ReleaseShape, VectorRelease, VectorReleaseConfig,
 };
 
 /// Releases of each of the two values.
@@ -158,6 +158,44 @@ fn gradients_in_place_of_labels() {
     for (labels, clip, stated, delta) in [(10, 1.0, 1.0, 0.01), (2, 0.5, 2.0, 0.01), (10, 10.0, 0.5, 0.05)] {
         judge(&format!("gradients of {labels} labels, clip {clip}"), stated, delta, |part| {
             let [first, second] = gradient_scores(labels, clip, (stated, delta, part));
+            lower_bound(&first, &second, delta)
+        });
+    }
+}
+
+/// Noised vectors of a record far outside the clipping ball, and of its opposite: 2C apart, along one direction.
+#[test]
+fn noised_vectors() {
+    let x: Vec<f32> = (0..600).map(|i| if i * 7 % 3 == 0 { 1e6 } else { -1e6 }).collect();
+    let (clip, norm) = (2.0, 1e6 * 600f64.sqrt());
+    for (stated, delta) in [(1.0, 0.1), (2.0, 0.01)] {
+        let right = gaussian::sigma(stated, delta, 2.0 * clip).unwrap();
+        judge("a noised vector of 600 numbers", stated, delta, |part| {
+            let [first, second] = [(1.0f32, 1), (-1.0, 2)].map(|(sign, key)| {
+                let config = VectorReleaseConfig {
+                    kind: Kind::NoisedInputs,
+                    shape: [1, 20, 30],
+                    clip,
+                    sigma: part * right,
+                    layer: 0,
+                    function: Digest([3; 32]),
+                    encoding: Encoding::F32,
+                };
+                let mechanism = VectorRelease::new(config, NoiseKey::new([key; 32])).unwrap();
+                let charge = mechanism.charge(DATASET, RecordSet::range(0..RUNS), 0, "a test");
+                let receipt = MemoryLedger::default().writer(f64::INFINITY, delta).charge(charge).unwrap();
+                let value: Vec<f32> = x.iter().map(|x| sign * x).collect();
+                let score = |record: u64| {
+                    let message = mechanism.release(&receipt, &[record], &value).unwrap().remove(0);
+                    let sent = message.value().as_chunks::<4>().0.iter();
+                    let along: f64 = sent
+                        .zip(&x)
+                        .map(|(y, x)| f64::from(f32::from_le_bytes(*y)) * f64::from(*x) / norm)
+                        .sum();
+                    2.0 * clip * along / (part * right).powi(2)
+                };
+                (0..RUNS).map(score).collect::<Vec<f64>>()
+            });
             lower_bound(&first, &second, delta)
         });
     }

@@ -10,7 +10,7 @@ use asymflow_attacks::MemoryLedger;
 use ledger::{Digest, RecordSet};
 use mechanism::{
     Answered, BitRelease, BitReleaseConfig, Crossing, GradientRelease, GradientReleaseConfig, NoiseKey,
-    NormQuantile, ReleaseShape,
+    NormQuantile, RecordRelease, ReleaseShape,
 };
 
 const SIZE: [usize; 3] = [3, 8, 8];

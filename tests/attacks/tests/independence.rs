@@ -9,7 +9,7 @@ use asymflow_attacks::MemoryLedger;
 use ledger::{Digest, RecordSet};
 use mechanism::{
     Answered, BitRelease, BitReleaseConfig, Crossing, GradientRelease, LabelRelease, LedgerWriter, NoiseKey,
-    ReleaseShape,
+    RecordRelease, ReleaseShape,
 };
 
 const RECORDS: u64 = 600;

@@ -14,7 +14,8 @@ use asymflow_attacks::{MemoryLedger, STEPS, Sent, bytes_sent, resume, stopped_af
 use asymflow_flows::{Disk, MemoryHost, per_step, two_views, with_epsilon};
 use ledger::{Digest, Entry, RecordSet, entries};
 use mechanism::{
-    BitRelease, BitReleaseConfig, ChargeError, GradientRelease, LabelRelease, NoiseKey, ReleaseShape,
+    BitRelease, BitReleaseConfig, ChargeError, GradientRelease, LabelRelease, NoiseKey, RecordRelease,
+    ReleaseShape,
 };
 use runtime::RunError;
 use wire::RunSpec;

@@ -9,7 +9,7 @@
 use asymflow_attacks::{MemoryLedger, STEPS, resume, stopped_after, train};
 use asymflow_flows::{Disk, MemoryHost, two_views};
 use ledger::{Digest, RecordSet};
-use mechanism::{BitRelease, BitReleaseConfig, NoiseKey, ReleaseError, ReleaseShape};
+use mechanism::{BitRelease, BitReleaseConfig, NoiseKey, RecordRelease, ReleaseError, ReleaseShape};
 use runtime::RunError;
 
 const FIRST: &str = "messages-train-00000000";

@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use accounting::{Event, gaussian};
 use asymflow_mechanism as mechanism;
-use ledger::{Charge, Digest, Ledger, MechanismId, RecordSet};
+use chacha20::XChaCha20;
+use chacha20::cipher::{KeyIvInit, StreamCipher};
+use ledger::{Charge, Digest, Kind, Ledger, MechanismId, RecordSet};
 use mechanism::{
-    BitRelease, BitReleaseConfig, Budget, LedgerStore, LedgerWriter, NoiseKey, ReleaseShape, StoreError,
+    BitRelease, BitReleaseConfig, Budget, Encoding, LedgerStore, LedgerWriter, NoiseKey, RecordRelease,
+    ReleaseShape, StoreError, VectorRelease, VectorReleaseConfig,
 };
 
 const BATCH: u64 = 64;
@@ -39,6 +42,7 @@ fn main() {
             );
         }
     }
+    vectors();
     println!("ledger of {RECORDS} records");
     ledger("one charge for all", RECORDS);
     ledger("batches of 128 in random order", 128);
@@ -62,6 +66,75 @@ fn release(residual: [usize; 3], shape: ReleaseShape) -> f64 {
         let sent = mechanism.release(&receipt, records, &x).expect("charged");
         assert_eq!(sent.len(), BATCH as usize);
     })
+}
+
+/// Numbers of one vector: a layer's input of 64 channels, 112×112.
+const VECTOR: [usize; 3] = [64, 112, 112];
+
+/// A whole vector release, its random bytes alone, and the noise as an inversion by `erfc` would make it.
+fn vectors() {
+    let numbers: usize = VECTOR.iter().product();
+    println!("noised vector of {numbers} numbers, one thread");
+    let rate = |name: &str, numbers: usize, seconds: f64| {
+        println!(
+            "  {name}: {:6.1} million numbers a second, {:6.1} ns each",
+            1e-6 * numbers as f64 / seconds,
+            1e9 * seconds / numbers as f64
+        );
+    };
+    let x: Vec<f32> = (0..numbers).map(|i| (i * 7919 % 1009) as f32 / 504.5 - 1.0).collect();
+    let config = VectorReleaseConfig {
+        kind: Kind::NoisedResiduals,
+        shape: VECTOR,
+        clip: 2.0,
+        sigma: 6.0,
+        layer: 0,
+        function: Digest([0; 32]),
+        encoding: Encoding::F32,
+    };
+    let mechanism = VectorRelease::new(config, NoiseKey::new([1; 32])).expect("a valid mechanism");
+    let (mut writer, _) = writer();
+    let charge = mechanism.charge(Digest([1; 32]), RecordSet::of(&[0]), 0, "a benchmark");
+    let receipt = writer.charge(charge).expect("no limit");
+    let seconds = median(21, || {
+        mechanism.release(&receipt, &[0], &x).expect("charged");
+    });
+    rate("clip, noise, grid, encode    ", numbers, seconds);
+    let mut stream = XChaCha20::new(&[1; 32].into(), &[2; 24].into());
+    let mut bytes = vec![0u8; 16 * numbers];
+    let seconds = median(21, || stream.apply_keystream(&mut bytes));
+    rate("random bytes of it           ", numbers, seconds);
+    let few = numbers / 64;
+    let draws: Vec<f64> = bytes.as_chunks::<8>().0[..few]
+        .iter()
+        .map(|word| (u64::from_le_bytes(*word) as f64 + 1.0) / 18_446_744_073_709_551_616.0)
+        .collect();
+    let mut sum = 0.0;
+    let seconds = median(5, || sum += draws.iter().map(|&u| by_inversion(0.5 * u, 6144.0)).sum::<f64>());
+    rate("noise alone, by erfc, without bytes", few, seconds);
+    assert!(sum.is_finite());
+}
+
+/// The step whose borders enclose a tail probability: the sampler that [`VectorRelease`]'s replaced.
+fn by_inversion(tail: f64, sigma: f64) -> f64 {
+    let tail_of = |x: f64| 0.5 * libm::erfc(x * std::f64::consts::FRAC_1_SQRT_2);
+    // Abramowitz & Stegun 26.2.23, to three digits.
+    let t = libm::sqrt(-2.0 * libm::log(tail));
+    let up = 2.515517 + t * (0.802853 + t * 0.010328);
+    let down = 1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308));
+    let mut x = (t - up / down).max(0.0);
+    for _ in 0..3 {
+        let density = libm::exp(-0.5 * x * x) / (2.0 * std::f64::consts::PI).sqrt();
+        x += tail_of(x) / density * libm::log(tail_of(x) / tail);
+    }
+    let mut steps = libm::floor(x * sigma + 0.5).max(0.0);
+    while tail_of((steps + 0.5) / sigma) > tail {
+        steps += 1.0;
+    }
+    while steps > 0.0 && tail_of((steps - 0.5) / sigma) <= tail {
+        steps -= 1.0;
+    }
+    steps
 }
 
 fn ledger(name: &str, batch: u64) {

@@ -9,6 +9,7 @@ use tensor::ShapeError;
 
 use crate::boundary::{Released, Unprotected};
 use crate::permissions::{Permissions, Refused};
+use crate::record_release::{Keyed, RecordRelease};
 use crate::signs::{self, Signs};
 use crate::writer::ChargeError;
 use crate::{NoiseKey, Receipt, ReleaseShape};
@@ -37,13 +38,21 @@ pub struct BitReleaseConfig {
 #[non_exhaustive]
 pub enum UnusableMechanism {
     /// A clipping norm that bounds nothing.
-    #[error("the clipping norm is {0}; it must be finite and positive")]
+    #[error(
+        "the clipping norm is {0}; it must be finite and positive, and from 1e-30 to 1e30 for noise on a grid"
+    )]
     Clip(f64),
     /// Noise that hides nothing.
     #[error(
-        "the noise is {0}; it must be finite and positive (without noise, residuals are plain-residuals)"
+        "the noise is {0}; it must be finite and positive, and from 1e-30 to 1e30 on a grid (without noise, residuals are plain-residuals)"
     )]
     Sigma(f64),
+    /// Numbers that nothing is released of.
+    #[error("the released vector has no numbers")]
+    Empty,
+    /// A kind of message that is no noised vector.
+    #[error("{0} is no noised vector")]
+    Kind(Kind),
     /// Labels that tell nothing apart.
     #[error("there are {0} labels; there must be at least 2")]
     Labels(usize),
@@ -140,15 +149,6 @@ impl BitRelease {
         Ok(BitRelease { config, output, signs: Signs::new(clip, sigma), mechanism, ties, key })
     }
 
-    /// The name of this mechanism, all parameters included.
-    pub fn mechanism(&self) -> &MechanismId {
-        &self.mechanism
-    }
-
-    pub(crate) fn key(&self) -> &NoiseKey {
-        &self.key
-    }
-
     /// The parameters.
     pub fn config(&self) -> &BitReleaseConfig {
         &self.config
@@ -159,50 +159,9 @@ impl BitRelease {
         self.output
     }
 
-    /// Bytes of one message.
-    pub fn message_len(&self) -> usize {
-        bits_of(self.output).div_ceil(8)
-    }
-
     /// The loss of one message: sensitivity is `2C`, where neighbours replace the record.
     pub fn event(&self) -> Event {
         Event::gaussian(self.config.sigma / (2.0 * self.config.clip))
-    }
-
-    /// The charge for one message of each of these records.
-    pub fn charge(&self, dataset: Digest, records: RecordSet, view: u32, purpose: &str) -> Charge {
-        let (mechanism, event, purpose) = (self.mechanism.clone(), self.event(), purpose.to_owned());
-        let (bytes, dataset) = (self.message_len() as u64, self.key.dataset(&dataset));
-        Charge { dataset, records, view, mechanism, transcript: None, event, bytes, purpose }
-    }
-
-    /// Number of a record that is known by its content alone. It stands in the ledger, so it depends on the key.
-    pub fn record_of(&self, content: &[u8]) -> u64 {
-        let digest = self.key.digest("asymflow image v2", &[content]);
-        let (number, _) = digest.0.split_first_chunk::<8>().expect("a digest has 32 bytes");
-        // The last number has no successor and names no record.
-        u64::from_le_bytes(*number).min(u64::MAX - 1)
-    }
-
-    /// The messages of records that were charged.
-    ///
-    /// NaN and infinities count as 0. The same record, view and mechanism give the same bytes for the same residual in
-    /// every call.
-    ///
-    /// - Shapes: `residuals` `[N, C, H, W]` for the `N` records
-    ///
-    /// # Errors
-    /// [`ReleaseError::NotCharged`] if `receipt` does not cover a record; [`ReleaseError::Length`].
-    pub fn release(
-        &self,
-        receipt: &Receipt,
-        records: Range<u64>,
-        residuals: &[f32],
-    ) -> Result<Vec<Released<Vec<u8>>>, ReleaseError> {
-        let count = (records.end - records.start) as usize;
-        let samples = samples(self.config.residual, residuals, count)?;
-        let mut scratch = vec![0.0; self.config.shape.scratch_len(self.config.residual)];
-        records.zip(samples).map(|(record, sample)| self.one(receipt, record, sample, &mut scratch)).collect()
     }
 
     fn one(
@@ -223,6 +182,44 @@ impl BitRelease {
         let (mut noise, ties) = (stream(&self.mechanism), || stream(&self.ties));
         self.signs.draw(numbers, scale, &mut noise, ties, &mut message);
         Ok(Released::new(Kind::ResidualBits, message, receipt.clone()))
+    }
+}
+
+impl Keyed for BitRelease {
+    fn key(&self) -> &NoiseKey {
+        &self.key
+    }
+}
+
+impl RecordRelease for BitRelease {
+    fn kind(&self) -> Kind {
+        Kind::ResidualBits
+    }
+
+    fn mechanism(&self) -> &MechanismId {
+        &self.mechanism
+    }
+
+    fn message_len(&self) -> usize {
+        bits_of(self.output).div_ceil(8)
+    }
+
+    fn charge(&self, dataset: Digest, records: RecordSet, view: u32, purpose: &str) -> Charge {
+        let (mechanism, event, purpose) = (self.mechanism.clone(), self.event(), purpose.to_owned());
+        let (bytes, dataset) = (self.message_len() as u64, self.key.dataset(&dataset));
+        Charge { dataset, records, view, mechanism, transcript: None, event, bytes, purpose }
+    }
+
+    fn release(
+        &self,
+        receipt: &Receipt,
+        records: Range<u64>,
+        residuals: &[f32],
+    ) -> Result<Vec<Released<Vec<u8>>>, ReleaseError> {
+        let count = (records.end - records.start) as usize;
+        let samples = samples(self.config.residual, residuals, count)?;
+        let mut scratch = vec![0.0; self.config.shape.scratch_len(self.config.residual)];
+        records.zip(samples).map(|(record, sample)| self.one(receipt, record, sample, &mut scratch)).collect()
     }
 }
 
@@ -269,7 +266,7 @@ fn bits_of(shape: [usize; 3]) -> usize {
 }
 
 /// Splits residuals of `count` records.
-fn samples(
+pub(crate) fn samples(
     residual: [usize; 3],
     data: &[f32],
     count: usize,

@@ -13,11 +13,12 @@ mod noise;
 mod norm_quantile;
 mod permissions;
 mod receipt;
+mod record_release;
 mod release_shape;
 mod signs;
-mod stored;
 #[cfg(test)]
 mod tests;
+mod vector_release;
 mod writer;
 
 pub use bit_release::{BitRelease, BitReleaseConfig, PlainBits, ReleaseError, UnusableMechanism};
@@ -28,5 +29,7 @@ pub use noise::NoiseKey;
 pub use norm_quantile::NormQuantile;
 pub use permissions::{Permissions, Refused, UnknownKind};
 pub use receipt::Receipt;
+pub use record_release::RecordRelease;
 pub use release_shape::{ReleaseShape, UnknownShape};
+pub use vector_release::{Encoding, VectorRelease, VectorReleaseConfig};
 pub use writer::{Budget, ChargeError, InvalidBudget, LedgerStore, LedgerWriter, StoreError};

@@ -8,7 +8,7 @@ use kernels::trace::Work;
 use ledger::{Digest, Kind};
 use mechanism::{
     BitRelease, BitReleaseConfig, LedgerWriter, NoiseKey, NormQuantile, Permissions, PlainBits, Receipt,
-    ReleaseShape, Released,
+    RecordRelease, ReleaseShape, Released,
 };
 use wire::RunSpec;
 use wire::accelerator::RecordSet;

@@ -3,7 +3,8 @@
 use engine::InputForm;
 use ledger::{ChainError, Ledger, LedgerError};
 use mechanism::{
-    BitRelease, Budget, Crossing, LedgerStore, LedgerWriter, NoiseKey, PlainBits, Receipt, StoreError,
+    BitRelease, Budget, Crossing, LedgerStore, LedgerWriter, NoiseKey, PlainBits, Receipt, RecordRelease,
+    StoreError,
 };
 use wire::accelerator::RecordSet;
 use wire::owner::Pictures;
