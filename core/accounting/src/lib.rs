@@ -6,6 +6,7 @@
 //! - [`gaussian`]: the analytic Gaussian mechanism, both ways, and its exact composition
 //! - [`randomised_response`]: k-ary randomised response
 //! - [`Event`] and [`Loss`]: what was released, and what it costs; [`calibrate`]: the noise that still fits a budget
+//! - [`NoiseShare`]: one budget shared out among the layers of a model
 //! - [`Pld`] and [`rdp`]: bounds for what does not compose exactly
 //! - [`information`]: how much one message can carry at all
 //! - [`paper`]: the formula of the published tables, which is not a guarantee
@@ -20,7 +21,7 @@
 //! |---|---|---|
 //! | [`gaussian::delta`] | up | each tail and ratio by its error bound, subtracted ones down |
 //! | [`gaussian::epsilon`] | up | the upper end of the bisection |
-//! | [`gaussian::sigma`], [`calibrate`] | up | the upper end of the bisection, then 1e-9 relative |
+//! | [`gaussian::sigma`], [`calibrate`], [`NoiseShare`] | up | the upper end of the bisection, then 1e-9 relative |
 //! | [`gaussian::compose`], the Gaussian part of [`Loss`] | up | the next float after each operation, unless it is exact |
 //! | the pure part and the sampled numbers of [`Loss`] | up | sums to the next float unless exact; products by the next floats |
 //! | the sampler's distance from the ideal ([`Event::LatticeGaussian`]) | up | its ratio and its tail, by sixteen units |
@@ -40,6 +41,7 @@
 mod event;
 pub mod gaussian;
 pub mod information;
+mod layers;
 mod normal;
 pub mod paper;
 mod pld;
@@ -48,6 +50,7 @@ pub mod rdp;
 mod sampling;
 
 pub use event::{Event, Loss, calibrate, epsilon_of, epsilon_tight, epsilon_zero_record_of};
+pub use layers::{LayerRelease, NoiseShare};
 pub use pld::Pld;
 pub use sampling::{LATTICE_ETA, LATTICE_TAIL};
 

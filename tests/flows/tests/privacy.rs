@@ -234,7 +234,7 @@ fn what_leaves_in_place_of_labels_is_the_gradient_of_the_loss() {
     spec.privacy.protection = Protection::NoNoise;
     spec.privacy.labels = Labels::Withheld { epsilon: 25.0, clip: 2.0 };
     spec.privacy.allow = vec!["plain-residuals".into()];
-    let answers: Rc<RefCell<Vec<(usize, usize, Vec<u8>)>>> = Rc::default();
+    let answers = Rc::new(RefCell::new(Vec::new()));
     let heard = Rc::clone(&answers);
     let hear = move |job: &Job, replies: &mut Vec<(Reply, Vec<u8>)>| {
         if let &Job::Forward { epoch, step } = job {
