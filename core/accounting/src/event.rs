@@ -130,8 +130,8 @@ impl Loss {
         }
         let ideal = Sampling::of(self.lattice).ideal_delta(delta, sum_up(left, self.pure));
         let enough = left >= 0.0 && gaussian::delta(left, self.mu_squared.sqrt().next_up()) <= ideal;
-        // At a large ε the sampler's tail may take more of δ than at a smaller one, which implies it.
-        enough || (self.lattice > 0.0 && self.epsilon(delta) <= epsilon)
+        // An ε out of the sampler's reach is implied by a smaller one within it.
+        enough || (ideal < 0.0 && self.epsilon(delta) <= epsilon)
     }
 
     fn at(&self, mu_squared: f64, delta: f64) -> f64 {

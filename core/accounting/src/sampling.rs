@@ -16,7 +16,11 @@ const CHANCE: f64 = 1.0 / ((1u128 << 100) as f64 * (1u128 << 100) as f64);
 /// `√(2 ln 2²⁰⁰)`, rounded up.
 const DEVIATIONS: f64 = 16.651_1;
 
-/// How much an ε is raised in each round of its search, and how often: one more than enough where the tail is far below δ.
+/// The most of δ that the tail may take. It grows as e^ε: an ε at which it takes more is out of the sampler's reach, and so
+/// is any noise as small as that (for a thousand numbers and δ = 1e-5 from ε = 36 on).
+const SHARE: f64 = 1.0 / 16.0;
+
+/// How much an ε is raised in each round of its search, and how often: a few rounds are enough, with so small a share.
 const MARGIN: f64 = 1e-12;
 const ROUNDS: usize = 100;
 
@@ -47,8 +51,8 @@ impl Sampling {
         Sampling { ratio, beyond: (numbers * LATTICE_TAIL + CHANCE) * up }
     }
 
-    /// The δ that ideal releases of this ε must keep, rounded down, so that real ones keep `delta`; below 0 where none will
-    /// do.
+    /// The δ that ideal releases of this ε must keep, rounded down, so that real ones keep `delta`; below 0 where the tail
+    /// takes more than [`SHARE`] of it.
     ///
     /// `P'(S) ≤ e^Z P(S) + d ≤ e^Z (e^ε Q(S) + δ) + d ≤ e^{ε+2Z} Q'(S) + e^Z δ + d (1 + e^{Z+ε})`. The factor on δ is why
     /// the ratio is not the same as a pure loss of 2Z.
@@ -57,8 +61,10 @@ impl Sampling {
             return delta;
         }
         let lost = self.beyond * (1.0 + libm::exp(self.ratio + epsilon)) * (1.0 + 8.0 * f64::EPSILON);
-        let left = delta - lost;
-        left * libm::exp(-self.ratio) * (1.0 - 4.0 * f64::EPSILON.copysign(left))
+        if lost > delta * SHARE {
+            return f64::NEG_INFINITY;
+        }
+        (delta - lost) * libm::exp(-self.ratio) * (1.0 - 4.0 * f64::EPSILON)
     }
 
     /// ε of the real releases at `delta`, rounded up, where `ideal` is that of the ideal ones.

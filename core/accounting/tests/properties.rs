@@ -184,6 +184,23 @@ fn a_lattice_gaussian_costs_its_distortion() {
     assert_eq!(epsilon_of(&[lattice(u64::MAX, u64::MAX)], delta).unwrap(), f64::INFINITY);
 }
 
+/// An ε that the sampler's tail cannot keep is given the least noise that it can, and stays within a smaller one.
+#[test]
+fn an_epsilon_out_of_the_samplers_reach_gets_the_noise_it_can_have() {
+    for (numbers, count, delta) in [(10, 1, 1e-5), (768, 1, 1e-5), (1 << 20, 5000, 1e-5), (1000, 10, 0.1)] {
+        let base = Loss::default().and(&Event::lattice_sampling(numbers, count)).unwrap();
+        let [m, same] = [1e3, 1e8].map(|epsilon| calibrate(base, count, epsilon, delta).unwrap());
+        assert!((m / same - 1.0).abs() < 1e-8, "{m} {same}");
+        let event = Event::LatticeGaussian { noise_multiplier: m, numbers, count, clipped: true };
+        let loss = Loss::default().and(&event).unwrap();
+        let epsilon = loss.epsilon(delta);
+        println!("{count} times {numbers} numbers at δ = {delta}: up to ε = {epsilon:.1}");
+        assert!((10.0..60.0).contains(&epsilon) && loss.within(1e3, delta), "{epsilon}");
+        let less = Event::LatticeGaussian { noise_multiplier: 0.99 * m, numbers, count, clipped: true };
+        assert_eq!(epsilon_of(&[less], delta).unwrap(), f64::INFINITY);
+    }
+}
+
 /// A million numbers of noise in ten thousand releases: what the sampler costs is nothing beside the noise.
 #[test]
 fn what_millions_of_sampled_numbers_cost_does_not_matter() {

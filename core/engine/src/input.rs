@@ -13,6 +13,8 @@ pub enum InputForm {
     /// `⌈C·H·W/8⌉` bytes; bit i (least significant first) becomes ±1, outside is 0. Each number then covers
     /// `repeat`×`repeat` elements of the model's input, and the image's shifts are divided by `shift`.
     Bits { shape: [usize; 3], repeat: usize, shift: usize },
+    /// `4·C·H·W` bytes: the model's input as little-endian `f32`; outside is 0.
+    Numbers { shape: [usize; 3] },
 }
 
 /// An input form that cannot be.
@@ -26,9 +28,9 @@ impl InputForm {
     /// # Errors
     /// [`FormError`] for absurd sizes or constants.
     pub fn check(&self) -> Result<(), FormError> {
-        let (InputForm::Pixels { shape, .. } | InputForm::Bits { shape, .. }) = self;
-        Shape::try_new(shape).map_err(|_| FormError("the record is too large"))?;
+        Shape::try_new(&self.shape()).map_err(|_| FormError("the record is too large"))?;
         match self {
+            InputForm::Numbers { .. } => Ok(()),
             InputForm::Pixels { shape, mean, std } => {
                 if mean.len() != shape[0] || std.len() != shape[0] {
                     return Err(FormError("mean and std must have one number per channel"));
@@ -55,19 +57,26 @@ impl InputForm {
         match self {
             InputForm::Pixels { .. } => self.numbers(),
             InputForm::Bits { .. } => self.numbers().div_ceil(8),
+            InputForm::Numbers { .. } => 4 * self.numbers(),
         }
+    }
+
+    /// Shape `[C, H, W]` of what one record's bytes hold.
+    fn shape(&self) -> [usize; 3] {
+        let (InputForm::Pixels { shape, .. } | InputForm::Bits { shape, .. } | InputForm::Numbers { shape }) =
+            self;
+        *shape
     }
 
     /// Numbers that one record's bytes hold.
     pub fn numbers(&self) -> usize {
-        let (InputForm::Pixels { shape, .. } | InputForm::Bits { shape, .. }) = self;
-        shape.iter().product()
+        self.shape().iter().product()
     }
 
     /// Record shape `[C, H, W]` of the model's input.
     pub fn input_shape(&self) -> [usize; 3] {
         match *self {
-            InputForm::Pixels { shape, .. } => shape,
+            InputForm::Pixels { shape, .. } | InputForm::Numbers { shape } => shape,
             InputForm::Bits { shape: [c, h, w], repeat, .. } => [c, h * repeat, w * repeat],
         }
     }
@@ -87,6 +96,10 @@ impl InputForm {
                 let small = &mut out[..c * h * w];
                 draw.scaled(*shift).apply(*shape, |_, i| sign(i), |_| 0.0, small);
                 repeat_in_place(out, *shape, *repeat);
+            }
+            InputForm::Numbers { shape } => {
+                let (words, _) = message.as_chunks::<4>();
+                draw.apply(*shape, |_, i| f32::from_le_bytes(words[i]), |_| 0.0, out);
             }
         }
     }
@@ -140,6 +153,20 @@ mod tests {
         form.fill(&[0b1111], Draw { flip: false, dy: 1, dx: 0 }, &mut out);
         assert_eq!(out[..8], [1.0; 8]);
         assert_eq!(out[8..], [0.0; 8]);
+    }
+
+    #[test]
+    fn numbers_are_read_as_they_are_and_padded_with_zeros() {
+        let form = InputForm::Numbers { shape: [1, 1, 3] };
+        assert_eq!((form.message_len(), form.numbers(), form.input_shape()), (12, 3, [1, 1, 3]));
+        assert!(form.check().is_ok() && InputForm::Numbers { shape: [usize::MAX, 2, 2] }.check().is_err());
+        let message: Vec<u8> = [1.5f32, -2.0, 1e-20].into_iter().flat_map(f32::to_le_bytes).collect();
+        let mut out = [f32::NAN; 3];
+        form.fill(&message, Draw::default(), &mut out);
+        assert_eq!(out, [1.5, -2.0, 1e-20]);
+        form.fill(&message, Draw { flip: true, dy: 0, dx: 1 }, &mut out);
+        assert_eq!(out[2], 0.0);
+        assert!(out.contains(&-2.0));
     }
 
     #[test]

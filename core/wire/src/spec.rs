@@ -32,6 +32,8 @@ pub enum Flow {
     Enclave,
     /// One split, two flows.
     Delta(Delta),
+    /// Everything on the accelerator, on images that were clipped and noised.
+    DpInput,
 }
 
 impl Flow {
@@ -41,6 +43,7 @@ impl Flow {
             Flow::Plain => "plain",
             Flow::Enclave => "enclave",
             Flow::Delta(_) => "delta",
+            Flow::DpInput => "dp-input",
         }
     }
 }
@@ -92,7 +95,7 @@ pub struct Privacy {
     pub protection: Protection,
     /// δ of the guarantee.
     pub delta: f64,
-    /// L2 clipping norm of one record's residual.
+    /// L2 clipping norm of one record's residual, or image.
     pub clip: Clip,
     pub release: Release,
     pub labels: Labels,
