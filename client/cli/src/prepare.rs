@@ -174,7 +174,7 @@ fn default_block(height: usize, width: usize) -> usize {
 /// Processors that the trusted side leaves.
 fn default_threads(config: &Config) -> usize {
     let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let taken = if config.flow.kind == "plain" { 0 } else { config.trusted.threads };
+    let taken = if config.flow.is_outsourced() { 0 } else { config.trusted.threads };
     all.saturating_sub(taken).max(1)
 }
 
@@ -227,6 +227,7 @@ fn flow_spec(config: &Config) -> spec::Flow {
     match flow.kind.as_str() {
         "plain" => spec::Flow::Plain,
         "enclave" => spec::Flow::Enclave,
+        "dp-input" => spec::Flow::DpInput,
         _ => spec::Flow::Delta(spec::Delta {
             rank: flow.rank,
             decomposition,
@@ -243,10 +244,10 @@ fn flow_spec(config: &Config) -> spec::Flow {
 
 fn privacy_spec(config: &Config) -> spec::Privacy {
     let privacy = &config.privacy;
-    let protection = match (config.flow.kind.as_str(), privacy.epsilon) {
-        ("delta", Some(epsilon)) => Protection::Epsilon(epsilon),
-        ("delta", None) => Protection::NoNoise,
-        _ => Protection::NothingReleased,
+    let protection = match (config.flow.releases(), privacy.epsilon) {
+        (true, Some(epsilon)) => Protection::Epsilon(epsilon),
+        (true, None) => Protection::NoNoise,
+        (false, _) => Protection::NothingReleased,
     };
     spec::Privacy {
         protection,

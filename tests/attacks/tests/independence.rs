@@ -6,10 +6,10 @@
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
 use asymflow_attacks::MemoryLedger;
-use ledger::{Digest, RecordSet};
+use ledger::{Digest, Kind, RecordSet};
 use mechanism::{
-    Answered, BitRelease, BitReleaseConfig, Crossing, GradientRelease, LabelRelease, LedgerWriter, NoiseKey,
-    RecordRelease, ReleaseShape,
+    Answered, BitRelease, BitReleaseConfig, Crossing, Encoding, GradientRelease, LabelRelease, LedgerWriter,
+    NoiseKey, RecordRelease, ReleaseShape, VectorRelease, VectorReleaseConfig,
 };
 
 const RECORDS: u64 = 600;
@@ -132,6 +132,43 @@ fn gradients_of_different_steps_and_records_are_independent() {
         (0..steps[0].len()).map(|i| steps.iter().map(|step| step[i]).sum::<f64>() / 6.0).collect();
     let fallen = size(&steps[0]) / size(&mean);
     assert!((fallen / 6f64.sqrt() - 1.0).abs() < 0.05, "{fallen}");
+}
+
+/// Noise of the vectors of all records in one step at one layer.
+fn vector_noise(layer: usize, transcript: u8) -> Vec<f64> {
+    let config = VectorReleaseConfig {
+        kind: Kind::NoisedResiduals,
+        shape: [1, 5, 7],
+        clip: 1.0,
+        sigma: 3.0,
+        layer,
+        function: Digest([3; 32]),
+        encoding: Encoding::F32,
+    };
+    let mechanism = VectorRelease::new(config, NoiseKey::new([5; 32])).unwrap();
+    let records: Vec<u64> = (0..RECORDS).collect();
+    let transcript = Digest([transcript; 32]);
+    let charge = mechanism.charge_step(Digest([9; 32]), RecordSet::of(&records), transcript, "a test");
+    let receipt = writer().charge(charge).unwrap();
+    let sent = mechanism.release(&receipt, &records, &vec![0.0; 35 * RECORDS as usize]).unwrap();
+    let words = sent.iter().flat_map(|message| message.value().as_chunks::<4>().0);
+    words.map(|word| f64::from(f32::from_le_bytes(*word))).collect()
+}
+
+#[test]
+fn vectors_of_different_layers_steps_and_records_are_independent() {
+    let base = vector_noise(1, 1);
+    assert!(correlation(&base, &vector_noise(1, 1)) > 100.0, "the same place has the same noise");
+    for (name, other) in [("layer", vector_noise(2, 1)), ("step", vector_noise(1, 2))] {
+        for lag in [0, 1, 35] {
+            let off = correlation(&base, &other[lag..]);
+            assert!(off.abs() < LIMIT, "another {name}, {lag} on: {off}");
+        }
+    }
+    for lag in [1, 2, 7, 35, 70] {
+        let off = correlation(&base, &base[lag..]);
+        assert!(off.abs() < LIMIT, "numbers {lag} apart: {off}");
+    }
 }
 
 #[test]

@@ -226,7 +226,7 @@ impl Finished {
 /// A RUN.toml that trains in about a second: 192 synthetic images, `cnn-small`, 3 epochs of 6 steps.
 pub fn tiny(flow: &str) -> String {
     let privacy = match flow {
-        "delta" => "epsilon = 8.0\nallow = [\"labels\"]",
+        "delta" | "dp-input" => "epsilon = 8.0\nallow = [\"labels\"]",
         "plain" => "allow = [\"inputs\", \"labels\"]",
         _ => "",
     };

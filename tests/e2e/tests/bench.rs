@@ -17,13 +17,23 @@ fn number(flow: &Value, field: &str) -> f64 {
 fn flows_are_measured_in_one_run() {
     let sandbox = Sandbox::new();
     sandbox.write("run.toml", &configuration().replace("train_records = 192", "train_records = 640"));
-    let done =
-        sandbox.run(&["bench", "run.toml", "--flows", "enclave,delta,plain", "--steps", "12", "--json"]);
+    let done = sandbox.run(&[
+        "bench",
+        "run.toml",
+        "--flows",
+        "enclave,delta,plain,dp-input",
+        "--steps",
+        "12",
+        "--json",
+    ]);
     let answer = done.good();
     let (json, table) = (answer.json(), &answer.stderr);
     assert_eq!((&json["model"], &json["threads"]), (&"cnn-small".into(), &1.into()));
     let flows = json["flows"].as_array().expect("a list");
-    assert_eq!(flows.iter().map(|flow| &flow["flow"]).collect::<Vec<_>>(), ["enclave", "delta", "plain"]);
+    assert_eq!(
+        flows.iter().map(|flow| &flow["flow"]).collect::<Vec<_>>(),
+        ["enclave", "delta", "plain", "dp-input"]
+    );
     for flow in flows {
         for field in
             ["trusted_cpu_seconds_per_image", "inference_trusted_cpu_seconds_per_image", "images_per_second"]
@@ -32,7 +42,7 @@ fn flows_are_measured_in_one_run() {
         }
         assert_eq!(flow["epochs"], 3, "those of RUN.toml");
     }
-    let [enclave, delta, plain] = [0, 1, 2].map(|i| &flows[i]);
+    let [enclave, delta, plain, noised] = [0, 1, 2, 3].map(|i| &flows[i]);
     assert!(
         number(plain, "trusted_cpu_seconds_per_image") < number(enclave, "trusted_cpu_seconds_per_image")
     );
@@ -45,6 +55,8 @@ fn flows_are_measured_in_one_run() {
     for field in ["session_trusted_cpu_seconds", "inference_session_trusted_cpu_seconds"] {
         assert!(number(delta, field) > 0.0 && number(enclave, field) == 0.0, "{field}");
     }
+    assert!(number(noised, "release_trusted_cpu_seconds_per_record") > 0.0);
+    assert!((number(noised, "epsilon") - 8.0).abs() < 1e-3, "{noised}");
     assert_eq!(delta["stages"].as_array().map(Vec::len), Some(2));
     assert!((number(delta, "epsilon") - 8.0).abs() < 1e-6, "no rule is relaxed");
     assert!(table.contains("training, trusted time per image"), "{table}");

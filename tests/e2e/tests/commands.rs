@@ -62,6 +62,34 @@ fn delta_from_configuration_to_export() {
     sandbox.assert_no_process_left();
 }
 
+/// The baseline with noise on the images: one message per record, and nothing of the trusted side's own.
+#[test]
+fn dp_input_from_configuration_to_audit() {
+    let sandbox = Sandbox::new();
+    sandbox.write("run.toml", &tiny("dp-input"));
+    let plan = sandbox.run(&["plan", "run.toml", "--json"]).good().json();
+    let release = &plan["releases"][0];
+    assert_eq!((&release["kind"], &release["numbers"]), (&"noised-inputs".into(), &3072.into()), "{plan}");
+    assert!(release["sigma"].as_f64().is_some_and(|sigma| sigma > 0.0), "{plan}");
+    let report = sandbox.run(&["train", "run.toml", "--out", "r", "--json"]).good().json();
+    let epsilon = report["epsilon"].as_f64().expect("a number");
+    assert!(epsilon <= 8.0 && epsilon > 7.999, "{epsilon}");
+    assert!(report["accuracy_trusted_only"].is_null(), "{report}");
+    let evaluated = sandbox.run(&["evaluate", "r", "--json"]).good().json();
+    assert_eq!((&evaluated["accuracy"], &evaluated["epsilon"]), (&report["accuracy"], &report["epsilon"]));
+    picture(&sandbox);
+    let inferred = sandbox.run(&["infer", "r", "picture.png", "--json"]).good().json();
+    assert_eq!(inferred["flow"], "dp-input");
+    let audited = sandbox.run(&["audit", "r", "--json"]).good().json();
+    assert_eq!(audited["epsilon"], report["epsilon"]);
+    let kinds = audited["kinds"].as_array().expect("a list");
+    let noised = kinds.iter().find(|kind| kind["kind"] == "noised-inputs").expect("images left");
+    // 192 and 64 in training, the 64 again for evaluation, and the picture.
+    assert_eq!((&noised["records"], &noised["class"]), (&321.into(), &"noised+counted".into()), "{noised}");
+    sandbox.run(&["export", "r", "--onnx", "m.onnx"]).good();
+    sandbox.assert_no_process_left();
+}
+
 #[test]
 fn an_exported_model_gives_the_same_logits() {
     let sandbox = Sandbox::new();

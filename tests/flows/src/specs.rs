@@ -92,6 +92,14 @@ pub fn with_epsilon(epochs: usize) -> RunSpec {
     spec
 }
 
+/// Everything on the accelerator, on images noised at this ε, with labels allowed.
+pub fn dp_input(epochs: usize, epsilon: f64) -> RunSpec {
+    let mut spec = spec(Flow::DpInput, epochs);
+    spec.privacy.protection = Protection::Epsilon(epsilon);
+    spec.privacy.allow = vec!["labels".into()];
+    spec
+}
+
 /// Delta without noise, with that and labels allowed.
 pub fn without_noise(epochs: usize) -> RunSpec {
     let mut spec = delta(epochs, ReleaseShape::Full);

@@ -270,7 +270,7 @@ fn a_budget_that_labels_exhaust_is_refused() {
     spec.privacy.protection = Protection::Epsilon(1.5);
     let mut host = MemoryHost::default();
     let refused = start(&mut host, spec).and_then(|mut run| run.train(&mut host).map(|_| ())).unwrap_err();
-    assert!(refused.to_string().contains("leaves nothing for residuals"), "{refused}");
+    assert!(refused.to_string().contains("leaves nothing for what leaves of records"), "{refused}");
     assert!(host.links.borrow().jobs.iter().all(|(_, body)| body.is_empty()));
     assert!(host.disk().ledger.is_empty());
 }

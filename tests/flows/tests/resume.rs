@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
 use asymflow_flows::{
-    Disk, MemoryHost, bf16, enclave, everything, per_step, plain, quantile_clip, randomised_labels, records,
-    two_views, with_epsilon, withheld_labels, without_noise,
+    Disk, MemoryHost, bf16, dp_input, enclave, everything, per_step, plain, quantile_clip, randomised_labels,
+    records, two_views, with_epsilon, withheld_labels, without_noise,
 };
 use model::Parameters;
 use runtime::{Outcome, Run, RunError};
@@ -52,7 +52,10 @@ fn stopped_at_every_step() {
     let public = [enclave(3), plain(3), with_epsilon(3), without_noise(3)];
     let policies = [per_step(3), two_views(3), randomised_labels(3), withheld_labels(3), quantile_clip(3)];
     let rounded = [bf16(enclave(3)), bf16(with_epsilon(3))];
-    for spec in public.into_iter().chain(policies).chain([everything(3)]).chain(rounded) {
+    let mut fresh = dp_input(3, 8.0);
+    fresh.privacy.release = wire::spec::Release::PerStep;
+    let noised = [dp_input(3, 8.0), fresh];
+    for spec in public.into_iter().chain(policies).chain([everything(3)]).chain(rounded).chain(noised) {
         let (whole_host, whole) = uninterrupted(&spec);
         for stop in 0..STEPS {
             let mut host = MemoryHost { stop_after: Some(stop), ..MemoryHost::default() };
@@ -71,7 +74,7 @@ fn stopped_at_every_step() {
 
 #[test]
 fn crashed_at_every_write() {
-    for mut spec in [with_epsilon(3), everything(3)] {
+    for mut spec in [with_epsilon(3), everything(3), dp_input(3, 8.0)] {
         spec.train.checkpoint_steps = Some(2);
         crash_at_every_write(&spec);
     }

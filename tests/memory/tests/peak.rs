@@ -58,12 +58,15 @@ fn no_run_holds_more_than_its_plan() {
     if let Flow::Delta(delta) = &mut delta.flow {
         delta.orthogonality = 0.01;
     }
+    // No trusted part: what is held are records, and messages on their way.
+    let images = with(flows::dp_input(2, 8.0), "resnet20", 16, 1);
     let enclave = || flows::enclave(1);
     let mut budget = with(enclave(), "resnet20", 200, 1);
     let initial = model::Parameters::init(&budget.graph, 1);
     let plan = runtime::plan(&budget, initial, &[], [TRAIN, TEST]).unwrap();
     budget.memory = Some(plan.peak_trusted_bytes - 1);
     for (what, spec, least) in [
+        ("dp-input", images, 0.5),
         ("cnn-small", with(enclave(), "cnn-small", 16, 1), 0.5),
         ("delta, stage 1", with(delta, "cnn-small", 64, 2), 0.5),
         ("delta with an accelerator", with(flows::with_epsilon(3), "resnet20", 16, 1), 0.5),

@@ -1,6 +1,7 @@
 //! How much noise every mechanism of a run gets, so that all that is released about a record stays within its budget.
 
 use accounting::{AccountingError, Event, Loss, calibrate, gaussian};
+use ledger::Kind;
 use wire::RunSpec;
 use wire::spec::{Clip, Labels, Protection, Release};
 
@@ -10,7 +11,7 @@ use crate::flow::{Outsourced, request};
 /// Noise multipliers (noise ÷ sensitivity, neighbours replace a record) of a run's Gaussian mechanisms.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Calibration {
-    /// Of each message of a residual; `None` where residuals leave without noise or not at all.
+    /// Of each message of a residual or an image; `None` where they leave without noise or not at all.
     pub(crate) residual: Option<f64>,
     /// Of each gradient in place of a label.
     pub(crate) gradient: Option<f64>,
@@ -38,6 +39,13 @@ impl Calibration {
             Release::Views(views) => u64::from(views.max(1)),
             Release::PerStep => epochs,
         };
+        let loss = match outsourced.kind {
+            Kind::NoisedInputs => {
+                let numbers = outsourced.input.numbers() as u64;
+                loss.and(&Event::lattice_sampling(numbers, messages)).map_err(request)?
+            }
+            _ => loss,
+        };
         let residual = if loss == Loss::default() {
             // One mechanism only: the exact inverse.
             gaussian::sigma(epsilon, delta, (messages as f64).sqrt()).map_err(request)?
@@ -45,7 +53,7 @@ impl Calibration {
             let spent = loss.epsilon(delta);
             calibrate(loss, messages, epsilon, delta).map_err(|_| {
                 RunError::Request(format!(
-                    "[privacy] epsilon = {epsilon} leaves nothing for residuals: labels and clipping norm already take \
+                    "[privacy] epsilon = {epsilon} leaves nothing for what leaves of records: labels and clipping norm already take \
                      {spent:.4}; raise `epsilon` or lower `label_epsilon`"
                 ))
             })?

@@ -82,11 +82,15 @@ impl Parts {
                 let graph = spec.graph.clone().with_precision(spec.precision);
                 Ok(Parts { trusted: Some(TrustedGraphs::Whole(graph)), outsourced: None })
             }
-            Flow::Plain if spec.precision != Precision::F32 => Err(RunError::Request(format!(
-                "trusted.precision: `plain` has no trusted part that could compute in {}",
-                spec.precision.name()
-            ))),
+            Flow::Plain | Flow::DpInput if spec.precision != Precision::F32 => {
+                Err(RunError::Request(format!(
+                    "trusted.precision: `{}` has no trusted part that could compute in {}",
+                    spec.flow.name(),
+                    spec.precision.name()
+                )))
+            }
             Flow::Plain => Ok(Parts { trusted: None, outsourced: Some(everything(spec)?) }),
+            Flow::DpInput => Ok(Parts { trusted: None, outsourced: Some(noised_inputs(spec)?) }),
             Flow::Delta(delta) => delta_parts(spec, delta),
         }
     }
@@ -103,6 +107,19 @@ pub(crate) fn instructions(precision: Precision) -> &'static str {
 fn everything(spec: &RunSpec) -> Result<Outsourced, RunError> {
     let input = pixels(spec)?;
     Ok(Outsourced { graph: spec.graph.clone(), input, kind: Kind::Inputs, shape: None, first_epoch: 0 })
+}
+
+/// The whole model, on images that leave after noise.
+fn noised_inputs(spec: &RunSpec) -> Result<Outsourced, RunError> {
+    if !matches!(spec.privacy.protection, Protection::Epsilon(_)) {
+        return Err(RunError::Request(
+            "the flow `dp-input` adds noise to every image, so it needs an `epsilon`; without noise it is `plain`"
+                .to_owned(),
+        ));
+    }
+    let input = InputForm::Numbers { shape: record_shape(spec.graph.input())? };
+    let shape = Some(ReleaseShape::Full);
+    Ok(Outsourced { input, kind: Kind::NoisedInputs, shape, ..everything(spec)? })
 }
 
 /// How images become inputs of the model.

@@ -24,6 +24,7 @@ mod run;
 mod split_model;
 mod train;
 mod trusted_model;
+mod vectors;
 
 pub use error::{AcceleratorError, RunError};
 pub use flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};

@@ -3,6 +3,7 @@
 use engine::timeline::Peak;
 use engine::{OptimiserConfig, Plans, Timeline};
 use kernels::Scratch;
+use ledger::Kind;
 use model::Graph;
 use wire::RunSpec;
 use wire::accelerator::RecordSet;
@@ -88,6 +89,10 @@ impl MemoryPlan {
         let record = spec.graph.input().len() as u64 + 2;
         let (train, test) = (held.train as u64, held.test as u64);
         let message = parts.outsourced.as_ref().map_or(0, |outsourced| outsourced.input.message_len() as u64);
+        // Normalised images that are noised, a batch at a time, and one of them with its noise.
+        let noised = parts.outsourced.as_ref().filter(|outsourced| outsourced.kind == Kind::NoisedInputs);
+        let images = noised.map_or(0, |o| (batch as u64 + 1) * NUMBER * o.input.numbers() as u64);
+        let together = (messages::CHUNK as u64).min(train.max(test));
         let transient = [
             // Encoded and sealed, or sealed and decoded; the first also with the request that began the run.
             2 * checkpoint,
@@ -97,7 +102,7 @@ impl MemoryPlan {
             2 * outsourced.map_or(0, state),
             2 * remote,
             // Messages made, stored and sent; in evaluation beside the logits of both parts.
-            messages::CHUNK as u64 * (3 * message + MESSAGE) + test * 2 * classes * NUMBER,
+            together * (3 * message + MESSAGE) + images + test * 2 * classes * NUMBER,
             // The test records' logits of both parts, their sum's gradient, and labels; the reply they came in.
             test * (4 * classes + 2) * NUMBER,
             // A data set's root is found from its labels; a clipping norm from the norms of all records.

@@ -2,23 +2,23 @@
 
 use std::ops::Range;
 
-use engine::{Augment, Draw, InputForm};
+use engine::{Augment, InputForm};
 use kernels::Threads;
-use kernels::trace::Work;
 use ledger::{Digest, Kind};
 use mechanism::{
-    BitRelease, BitReleaseConfig, LedgerWriter, NoiseKey, NormQuantile, Permissions, PlainBits, Receipt,
-    RecordRelease, ReleaseShape, Released,
+    BitRelease, BitReleaseConfig, Encoding, LedgerWriter, NoiseKey, NormQuantile, Permissions, PlainBits,
+    Receipt, RecordRelease, ReleaseShape, Released, VectorRelease, VectorReleaseConfig,
 };
 use wire::RunSpec;
 use wire::accelerator::RecordSet;
-use wire::spec::{Clip, Release};
+use wire::spec::Clip;
 
 use crate::accelerator::Body;
 use crate::calibration::Calibration;
 use crate::flow::{Outsourced, request};
-use crate::records::{Chosen, Records};
+use crate::records::Records;
 use crate::trusted_model::TrustedModel;
+use crate::vectors::{self, Vectors};
 use crate::{Host, RunError};
 
 /// A message that may cross.
@@ -33,8 +33,8 @@ pub(crate) enum Messenger {
     Inputs,
     /// Signs of residuals without noise, by permission.
     Plain(PlainBits),
-    /// Signs of clipped, noised residuals, charged to the ledger.
-    Released(Box<BitRelease>),
+    /// Signs of clipped, noised residuals, or clipped, noised images; charged to the ledger.
+    Released(Box<dyn RecordRelease>),
 }
 
 /// Everything a message depends on beside its record.
@@ -57,24 +57,32 @@ pub(crate) struct Chunk {
 }
 
 impl Messenger {
-    /// The way in which records leave for `outsourced`; for residuals, from the frozen backbone of `trusted`, clipped to
-    /// `clip`.
+    /// The way in which records leave for `outsourced`, clipped to `clip`; for residuals, from the frozen backbone of
+    /// `trusted`.
     pub(crate) fn new(
         outsourced: &Outsourced,
         spec: &RunSpec,
-        trusted: Option<(&TrustedModel, f64)>,
+        (trusted, clip): (Option<&TrustedModel>, Option<f64>),
         key: NoiseKey,
     ) -> Result<Self, RunError> {
-        let (Some(shape), Some((trusted, clip))) = (outsourced.shape, trusted) else {
-            return Ok(Messenger::Inputs);
-        };
-        let residual = residual_shape(trusted)?;
+        let (Some(shape), Some(clip)) = (outsourced.shape, clip) else { return Ok(Messenger::Inputs) };
+        let whole = vectors::shape(trusted, spec)?;
         let Some(multiplier) = Calibration::of(spec, outsourced)?.residual else {
-            return Ok(Messenger::Plain(PlainBits::new(shape, residual).map_err(request)?));
+            return Ok(Messenger::Plain(PlainBits::new(shape, whole).map_err(request)?));
         };
-        let (sigma, function) = (multiplier * 2.0 * clip, residual_function(trusted, spec)?);
-        let config = BitReleaseConfig { clip, sigma, shape, residual, function };
-        Ok(Messenger::Released(Box::new(BitRelease::new(config, key).map_err(request)?)))
+        let (sigma, function) = (multiplier * 2.0 * clip, vectors::function(trusted, spec)?);
+        Ok(Messenger::Released(match trusted {
+            Some(_) => {
+                let config = BitReleaseConfig { clip, sigma, shape, residual: whole, function };
+                Box::new(BitRelease::new(config, key).map_err(request)?)
+            }
+            None => {
+                let (kind, encoding) = (outsourced.kind, Encoding::F32);
+                let config =
+                    VectorReleaseConfig { kind, shape: whole, clip, sigma, layer: 0, function, encoding };
+                Box::new(VectorRelease::new(config, key).map_err(request)?)
+            }
+        }))
     }
 
     /// Chunks of `count` records.
@@ -113,31 +121,32 @@ impl Messenger {
         context: &Context<'_>,
     ) -> Result<Vec<Message>, RunError> {
         let source = (records, chunk.view, chunk.range.clone());
-        match (self, receipt, trusted) {
-            (Messenger::Released(release), Some(receipt), Some(trusted)) => {
+        let mut vectors = Vectors::of(trusted);
+        match (self, receipt) {
+            (Messenger::Released(release), Some(receipt)) => {
                 let (name, ids) = (chunk.name(), chunk.range.start as u64..chunk.range.end as u64);
                 if let Some(stored) = host.load(&name)? {
                     return Ok(boxed(release.from_stored(receipt, ids, &stored)?));
                 }
                 let mut made = Vec::with_capacity(chunk.range.len());
-                for_each_batch(trusted, source, own, context, |part, residuals| {
+                vectors.for_each_batch(source, own, context, |part, numbers| {
                     let ids = part.start as u64..part.end as u64;
-                    made.extend(release.release(receipt, ids, residuals)?);
+                    made.extend(release.release(receipt, ids, numbers)?);
                     Ok(())
                 })?;
                 host.save(&name, &release.to_stored(receipt, ids, &made))?;
                 Ok(boxed(made))
             }
-            (Messenger::Plain(plain), _, Some(trusted)) => {
+            (Messenger::Plain(plain), _) => {
                 let mut made: Vec<Message> = Vec::with_capacity(chunk.range.len());
-                for_each_batch(trusted, source, own, context, |part, residuals| {
+                vectors.for_each_batch(source, own, context, |part, residuals| {
                     let bits = plain.release(context.permissions, part.len(), residuals)?;
                     made.extend(bits.into_iter().map(|bits| Box::new(bits) as Message));
                     Ok(())
                 })?;
                 Ok(made)
             }
-            (Messenger::Inputs, ..) => chunk
+            (Messenger::Inputs, _) => chunk
                 .range
                 .clone()
                 .map(|record| {
@@ -145,8 +154,8 @@ impl Messenger {
                     Ok(Box::new(context.permissions.allow(Kind::Inputs, image)?) as Message)
                 })
                 .collect(),
-            _ => {
-                Err(RunError::Request("records leave only after a charge and with a trusted part".to_owned()))
+            (Messenger::Released(_), None) => {
+                Err(RunError::Request("records leave only after a charge".to_owned()))
             }
         }
     }
@@ -167,22 +176,25 @@ impl Messenger {
         let Messenger::Released(release) = self else {
             return self.chunk(host, trusted, (images, None), &all, Some(own), context);
         };
-        let trusted =
-            trusted.ok_or_else(|| RunError::Request("a release needs a trusted part".to_owned()))?;
         let pay = |image| {
             let id = release.record_of(images.pixels(image));
             let charge = release.charge(single_images(), ledger::RecordSet::of(&[id]), 0, "inference");
             Ok((id, ledger.charge(charge)?))
         };
         let paid = all.range.clone().map(pay).collect::<Result<Vec<_>, RunError>>()?;
-        let len = residual_shape(trusted)?.iter().product::<usize>();
         let mut messages: Vec<Message> = Vec::with_capacity(paid.len());
-        for_each_batch(trusted, (images, 0, all.range), Some(own), context, |part, residuals| {
-            for ((id, receipt), residual) in paid[part].iter().zip(residuals.chunks_exact(len)) {
-                messages.extend(boxed(stored_or_made(host, release, receipt, *id, residual)?));
-            }
-            Ok(())
-        })?;
+        Vectors::of(trusted).for_each_batch(
+            (images, 0, all.range),
+            Some(own),
+            context,
+            |part, numbers| {
+                let each = numbers.chunks_exact(numbers.len() / part.len());
+                for ((id, receipt), numbers) in paid[part].iter().zip(each) {
+                    messages.extend(boxed(stored_or_made(host, release.as_ref(), receipt, *id, numbers)?));
+                }
+                Ok(())
+            },
+        )?;
         Ok(messages)
     }
 }
@@ -192,19 +204,20 @@ fn single_images() -> Digest {
     Digest::of("asymflow single images v1", &[])
 }
 
-/// The message of an image that belongs to no set: as stored, or made of its residual and stored.
+/// The message of an image that belongs to no set: as stored, or made of its numbers and stored.
 fn stored_or_made(
     host: &mut dyn Host,
-    release: &BitRelease,
+    release: &dyn RecordRelease,
     receipt: &Receipt,
     id: u64,
-    residual: &[f32],
+    numbers: &[f32],
 ) -> Result<Vec<Released<Vec<u8>>>, RunError> {
-    let name = format!("message-{id:016x}-{}", short(&release.config().function));
+    let mechanism = Digest::of("asymflow mechanism v1", &[release.mechanism().as_str().as_bytes()]);
+    let name = format!("message-{id:016x}-{}", short(&mechanism));
     if let Some(stored) = host.load(&name)? {
         return Ok(release.from_stored(receipt, id..id + 1, &stored)?);
     }
-    let made = release.release(receipt, id..id + 1, residual)?;
+    let made = release.release(receipt, id..id + 1, numbers)?;
     host.save(&name, &release.to_stored(receipt, id..id + 1, &made))?;
     Ok(made)
 }
@@ -223,13 +236,13 @@ impl Chunk {
     }
 }
 
-/// The norm that residuals are clipped to: as given, or a private quantile over the training records, charged and found
+/// The norm that records' released numbers are clipped to: as given, or a private quantile over the training records, charged and found
 /// once and stored.
 pub(crate) fn clipping_norm(
     host: &mut dyn Host,
     ledger: &mut LedgerWriter,
     spec: &RunSpec,
-    (trusted, shape): (&mut TrustedModel, ReleaseShape),
+    (trusted, shape): (Option<&mut TrustedModel>, ReleaseShape),
     records: &Records,
     (key, context): (NoiseKey, &Context<'_>),
 ) -> Result<f64, RunError> {
@@ -237,14 +250,14 @@ pub(crate) fn clipping_norm(
         Clip::Norm(norm) => return Ok(norm),
         Clip::Quantile { quantile, epsilon } => (quantile, epsilon),
     };
-    let function = residual_function(trusted, spec)?;
+    let function = vectors::function(trusted.as_deref(), spec)?;
     let name = clipping_norm_name(&function);
     let stored = host.load(&name)?.map(|bytes| stored_norm(&name, bytes)).transpose()?;
     if records.len() == 0 {
         let never = "the clipping norm was never found: this run was not trained";
         return stored.ok_or_else(|| RunError::Request(never.to_owned()));
     }
-    let shape = (shape, residual_shape(trusted)?);
+    let shape = (shape, vectors::shape(trusted.as_deref(), spec)?);
     let mechanism = NormQuantile::new((quantile, epsilon), shape, function, key).map_err(request)?;
     let all = ledger::RecordSet::range(0..records.len() as u64);
     // Free if it was paid for; a ledger that has forgotten it must learn of it again.
@@ -254,9 +267,10 @@ pub(crate) fn clipping_norm(
         return Ok(norm);
     }
     let mut norms = Vec::with_capacity(records.len());
-    for part in batches(0..records.len(), context.batch) {
-        norms.extend(mechanism.norms(residuals(trusted, records, (0, part), context)?)?);
-    }
+    Vectors::of(trusted).for_each_batch((records, 0, 0..records.len()), None, context, |_, numbers| {
+        norms.extend(mechanism.norms(numbers)?);
+        Ok(())
+    })?;
     let norm = mechanism.release(&receipt, &norms)?;
     host.save(&name, &norm.to_le_bytes())?;
     Ok(norm)
@@ -271,7 +285,7 @@ pub(crate) fn known_clipping_norm(
     match spec.privacy.clip {
         Clip::Norm(norm) => Ok(Some(norm)),
         Clip::Quantile { .. } => {
-            let name = clipping_norm_name(&residual_function(trusted, spec)?);
+            let name = clipping_norm_name(&vectors::function(Some(trusted), spec)?);
             host.load(&name)?.map(|bytes| stored_norm(&name, bytes)).transpose()
         }
     }
@@ -286,68 +300,8 @@ fn stored_norm(name: &str, bytes: Vec<u8>) -> Result<f64, RunError> {
     Ok(f64::from_le_bytes(bytes))
 }
 
-/// Digest of all that turns a record and a view into its residual.
-fn residual_function(trusted: &TrustedModel, spec: &RunSpec) -> Result<Digest, RunError> {
-    let train = &spec.train;
-    let mut preprocessing = format!("{:?}", crate::flow::pixels(spec)?);
-    if spec.privacy.release != Release::Views(1) {
-        preprocessing += &format!("; views by {:?}, seed {}", train.augment, train.seed);
-    }
-    Ok(trusted.residual_function(preprocessing.as_bytes()))
-}
-
 fn short(function: &Digest) -> String {
     function.to_string()[..8].to_owned()
-}
-
-fn residual_shape(trusted: &TrustedModel) -> Result<[usize; 3], RunError> {
-    let (_, backbone, _) = trusted.parts()[0];
-    let shape = backbone.shape(backbone.output(), 1).record();
-    shape
-        .dims()
-        .try_into()
-        .map_err(|_| RunError::Request(format!("a residual has three axes, {shape} has not")))
-}
-
-/// Gives `release` the residuals of some records, batch by batch; then the trusted part goes on from its split, to the
-/// logits that `own` asks for.
-fn for_each_batch(
-    trusted: &mut TrustedModel,
-    (records, view, range): (&Records, u32, Range<usize>),
-    mut own: Option<&mut Vec<f32>>,
-    context: &Context<'_>,
-    mut release: impl FnMut(Range<usize>, &[f32]) -> Result<(), RunError>,
-) -> Result<(), RunError> {
-    for part in batches(range, context.batch) {
-        let count = part.len();
-        let residuals = residuals(trusted, records, (view, part.clone()), context)?;
-        context.threads.span(Work::Release, || release(part, residuals))?;
-        if let Some(own) = &mut own {
-            own.extend_from_slice(trusted.predict_split(count, context.threads)?);
-        }
-    }
-    Ok(())
-}
-
-fn residuals<'a>(
-    trusted: &'a mut TrustedModel,
-    records: &Records,
-    (view, range): (u32, Range<usize>),
-    context: &Context<'_>,
-) -> Result<&'a [f32], RunError> {
-    let count = range.len();
-    let chosen = range.map(|record| Chosen {
-        record,
-        view: context.augment.view(context.seed, view, record),
-        draw: Draw::default(),
-    });
-    records.fill(context.form, chosen, trusted.input_mut(count));
-    trusted.residuals(count, context.threads)
-}
-
-fn batches(range: Range<usize>, batch: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = range.end;
-    range.step_by(batch.max(1)).map(move |first| first..(first + batch.max(1)).min(end))
 }
 
 fn boxed(released: Vec<Released<Vec<u8>>>) -> Vec<Message> {

@@ -3,8 +3,7 @@
 use engine::InputForm;
 use ledger::{ChainError, Ledger, LedgerError};
 use mechanism::{
-    BitRelease, Budget, Crossing, LedgerStore, LedgerWriter, NoiseKey, PlainBits, Receipt, RecordRelease,
-    StoreError,
+    Budget, Crossing, LedgerStore, LedgerWriter, NoiseKey, PlainBits, Receipt, RecordRelease, StoreError,
 };
 use wire::accelerator::RecordSet;
 use wire::owner::Pictures;
@@ -42,11 +41,13 @@ impl Run {
         let key = NoiseKey::new(host.job_key()?);
         let trusted = self.trusted.as_ref().ok_or_else(nothing)?;
         let messenger = match messages::known_clipping_norm(host, &self.spec, trusted)? {
-            Some(clip) => Some(Messenger::new(&outsourced, &self.spec, Some((trusted, clip)), key)?),
+            Some(clip) => Some(Messenger::new(&outsourced, &self.spec, (Some(trusted), Some(clip)), key)?),
             None => None,
         };
         let (stored, plain) = match &messenger {
-            Some(Messenger::Released(release)) => (self.stored_messages(host, release, count)?, None),
+            Some(Messenger::Released(release)) => {
+                (self.stored_messages(host, release.as_ref(), count)?, None)
+            }
             Some(Messenger::Plain(plain)) => (vec![None; count], Some(plain)),
             Some(Messenger::Inputs) => return Err(nothing()),
             // The clipping norm is still to be found: nothing has left.
@@ -71,7 +72,7 @@ impl Run {
     fn stored_messages(
         &self,
         host: &dyn Host,
-        release: &BitRelease,
+        release: &dyn RecordRelease,
         count: usize,
     ) -> Result<Vec<Message>, RunError> {
         let records = self.data.get(RecordSet::Train);

@@ -213,18 +213,14 @@ impl Run {
         let mut ledger = crate::ledger::open(host, &self.spec, self.ledger_head.as_ref())?;
         let key = NoiseKey::new(host.job_key()?);
         let mut trusted = self.trusted.take();
-        let clip = match (&mut trusted, outsourced.shape) {
-            (Some(trusted), Some(shape)) => {
-                let records = self.data.get(RecordSet::Train);
-                let with = (key.clone(), &self.context());
-                messages::clipping_norm(host, &mut ledger, &self.spec, (trusted, shape), records, with)
-                    .map(Some)
-            }
-            _ => Ok(None),
-        };
+        let clip = outsourced.shape.map(|shape| {
+            let records = self.data.get(RecordSet::Train);
+            let with = (key.clone(), &self.context());
+            messages::clipping_norm(host, &mut ledger, &self.spec, (trusted.as_mut(), shape), records, with)
+        });
         self.trusted = trusted;
-        let trusted = self.trusted.as_ref().zip(clip?);
-        Ok((Messenger::new(outsourced, &self.spec, trusted, key)?, ledger))
+        let with = (self.trusted.as_ref(), clip.transpose()?);
+        Ok((Messenger::new(outsourced, &self.spec, with, key)?, ledger))
     }
 
     /// What messages depend on beside their records.

@@ -163,7 +163,7 @@ impl Run {
                 ("stage 1: trusted part alone", delta.stage1_epochs)
             }
             Flow::Delta(delta) => ("stage 2: both parts", epochs - delta.stage1_epochs.min(epochs)),
-            Flow::Plain => ("training on the accelerator", epochs),
+            Flow::Plain | Flow::DpInput => ("training on the accelerator", epochs),
             Flow::Enclave => ("training in the enclave", epochs),
         };
         if announced.as_deref() != Some(stage) {

@@ -176,11 +176,11 @@ fn claims(config: &Config, summary: Option<Summary>) -> Claims {
     }
 }
 
-/// The most that any record may spend; without an ε for residuals, that of what leaves in place of labels.
+/// The most that any record may spend; without an ε for what leaves of records, that of what leaves in place of labels.
 fn budget(config: &Config) -> Option<f64> {
     let privacy = &config.privacy;
-    let residuals = privacy.epsilon.filter(|_| config.flow.kind == "delta");
-    residuals.or(privacy.label_epsilon.filter(|_| privacy.labels != Labels::Public))
+    let records = privacy.epsilon.filter(|_| config.flow.releases());
+    records.or(privacy.label_epsilon.filter(|_| privacy.labels != Labels::Public))
 }
 
 /// summary.json; `None` where there is none yet, a sentence where it does not read.

@@ -10,10 +10,10 @@ use super::{
 };
 
 /// Flows that can be run.
-pub const FLOWS: [&str; 3] = ["plain", "enclave", "delta"];
+pub const FLOWS: [&str; 4] = ["plain", "enclave", "delta", "dp-input"];
 
 /// Flows that are planned.
-const LATER_FLOWS: [&str; 3] = ["asymml", "slalom", "dp-input"];
+const LATER_FLOWS: [&str; 2] = ["asymml", "slalom"];
 
 /// What is wrong with the value of one key.
 pub(super) struct Problem {
@@ -160,6 +160,13 @@ fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
         (_, Some(_), Some(_)) => {
             ensure(false, "privacy.noise", || "give `epsilon` or `noise`, not both".into())
         }
+        ("dp-input", None, noise) => {
+            let key = if noise.is_some() { "privacy.noise" } else { "privacy" };
+            ensure(false, key, || {
+                "`dp-input` adds noise to every image: state `epsilon = …`; without noise it is the flow `plain`"
+                    .into()
+            })
+        }
         ("delta", None, None) => ensure(false, "privacy", || {
             "`delta` releases messages: state `epsilon = …`, or `noise = 0.0` for no protection".into()
         }),
@@ -237,9 +244,10 @@ fn check_trusted(trusted: &Trusted, flow: &Flow) -> Checked {
         format!("`{}` is not available yet; there is `this-machine`", trusted.place)
     })?;
     ensure((1..=1024).contains(&trusted.threads), "trusted.threads", || "must be from 1 to 1024".into())?;
-    let used = trusted.precision == Precision::F32 || flow.kind != "plain";
+    let used = trusted.precision == Precision::F32 || !flow.is_outsourced();
     ensure(used, "trusted.precision", || {
-        format!("the flow `plain` has no trusted part that could compute in `{}`", trusted.precision.name())
+        let precision = trusted.precision.name();
+        format!("the flow `{}` has no trusted part that could compute in `{precision}`", flow.kind)
     })?;
     ensure(trusted.memory.as_deref().is_none_or(|text| parse_size(text).is_some()), "trusted.memory", || {
         format!("`{}` is not a size; write it like `128 MiB`", trusted.memory.as_deref().unwrap_or_default())

@@ -112,7 +112,7 @@ pub struct Privacy {
     /// 0.0 for no noise at all; nothing else.
     pub noise: Option<f64>,
     pub delta: f64,
-    /// L2 clipping norm of one record's residual.
+    /// L2 clipping norm of one record's residual, or image.
     pub clip: Clip,
     /// How often a training record's residual leaves.
     pub release: Release,
@@ -292,6 +292,16 @@ impl Flow {
             orthogonality: 0.0,
             own_loss: half(),
         }
+    }
+
+    /// Whether the whole model runs on the accelerator.
+    pub fn is_outsourced(&self) -> bool {
+        matches!(self.kind.as_str(), "plain" | "dp-input")
+    }
+
+    /// Whether records leave as released messages.
+    pub fn releases(&self) -> bool {
+        matches!(self.kind.as_str(), "delta" | "dp-input")
     }
 }
 

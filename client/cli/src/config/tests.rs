@@ -93,6 +93,12 @@ fn flows_that_release_need_a_stated_strength() {
     assert!(
         parse(&format!("{delta}[privacy]\nnoise = 0.0\nepsilon = 1.0")).unwrap_err().contains("not both")
     );
+    let input = SMALL.replace("enclave", "dp-input");
+    assert!(parse(&format!("{input}[privacy]\nepsilon = 8.0")).is_ok());
+    for without in ["", "[privacy]\nnoise = 0.0"] {
+        let refused = parse(&format!("{input}{without}")).unwrap_err();
+        assert!(refused.contains("without noise it is the flow `plain`"), "{refused}");
+    }
 }
 
 #[test]
@@ -103,6 +109,8 @@ fn precision_needs_a_trusted_part() {
     assert_eq!(parse(SMALL).unwrap().trusted.precision, engine::Precision::F32);
     assert_eq!(parse(&text("enclave", "bf16")).unwrap().trusted.precision, engine::Precision::Bf16);
     assert!(parse(&text("plain", "f32")).is_ok());
+    let noised = text("dp-input", "bf16") + "[privacy]\nepsilon = 8.0\n";
+    assert!(parse(&noised).unwrap_err().contains("the flow `dp-input` has no trusted part"));
     let refused = parse(&text("plain", "bf16")).unwrap_err();
     assert!(
         refused.starts_with("RUN.toml:8: trusted.precision: the flow `plain` has no trusted"),

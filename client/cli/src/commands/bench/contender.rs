@@ -74,8 +74,8 @@ impl Contender {
         let epochs: Vec<usize> = [first, all - first].into_iter().filter(|&epochs| epochs > 0).collect();
         let releases = match (config.flow.kind.as_str(), config.privacy.release) {
             ("enclave", _) => 0,
-            ("delta", Release::PerStep) => all - first,
-            ("delta", Release::Once) => config.privacy.views as usize,
+            ("delta" | "dp-input", Release::PerStep) => all - first,
+            ("delta" | "dp-input", Release::Once) => config.privacy.views as usize,
             _ => 1,
         };
         // The run is a short one, with a key of its own, that nobody goes on with.
