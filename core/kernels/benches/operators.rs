@@ -18,6 +18,8 @@ use asymflow_kernels::batch_norm::BatchNorm2d;
 use asymflow_kernels::conv2d::{By, Conv2d, Way};
 use asymflow_kernels::dropout::Dropout;
 use asymflow_kernels::gemm::{self, Matrix};
+use asymflow_kernels::group_norm::GroupNorm;
+use asymflow_kernels::group_norm_add_relu::GroupNormAddRelu;
 use asymflow_kernels::linear::Linear;
 use asymflow_kernels::norm_add_relu::NormAddRelu;
 use asymflow_kernels::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
@@ -334,13 +336,16 @@ fn memory_bound() {
     let (kernel, stride, padding) = pool(3, 2, 1);
     let max3 = MaxPool2d { kernel, stride, padding };
     let global = AdaptiveAvgPool2d { output: [1; 2] };
-    let norm = || BatchNorm2d::new(64);
-    let ops: [(&str, &dyn Operator); 11] = [
+    let (norm, groups) = (|| BatchNorm2d::new(64), || GroupNorm::for_channels(64));
+    let ops: [(&str, &dyn Operator); 14] = [
         ("batch_norm2d", &norm()),
         ("relu", &Relu),
         ("add", &Add),
         ("batch_norm2d+relu", &NormAddRelu { norm: norm(), add: false, relu: true }),
         ("batch_norm2d+add+relu", &NormAddRelu { norm: norm(), add: true, relu: true }),
+        ("group_norm, 32 groups", &groups()),
+        ("group_norm+relu", &GroupNormAddRelu { norm: groups(), add: false, relu: true }),
+        ("group_norm+add+relu", &GroupNormAddRelu { norm: groups(), add: true, relu: true }),
         ("add+relu", &AddRelu),
         ("max_pool2d 2/2/0", &max2),
         ("max_pool2d 3/2/1", &max3),

@@ -5,6 +5,7 @@
 use crate::Operator;
 use crate::add_relu::AddRelu;
 use crate::conv_norm_relu::ConvNormRelu;
+use crate::group_norm_add_relu::GroupNormAddRelu;
 use crate::norm_add_relu::NormAddRelu;
 use crate::relu_max_pool::ReluMaxPool;
 
@@ -13,6 +14,7 @@ use crate::relu_max_pool::ReluMaxPool;
 #[allow(missing_docs)]
 pub enum Fused {
     NormAddRelu(NormAddRelu),
+    GroupNormAddRelu(GroupNormAddRelu),
     AddRelu(AddRelu),
     ReluMaxPool(ReluMaxPool),
     ConvNormRelu(ConvNormRelu),
@@ -23,6 +25,7 @@ impl Fused {
     pub fn operator(&self) -> &dyn Operator {
         match self {
             Fused::NormAddRelu(op) => op,
+            Fused::GroupNormAddRelu(op) => op,
             Fused::AddRelu(op) => op,
             Fused::ReluMaxPool(op) => op,
             Fused::ConvNormRelu(op) => op,

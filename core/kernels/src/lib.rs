@@ -18,6 +18,8 @@ mod elementwise;
 pub mod flatten;
 pub mod fused;
 pub mod gemm;
+pub mod group_norm;
+pub mod group_norm_add_relu;
 pub mod linear;
 pub mod norm_add_relu;
 pub mod operator;

@@ -10,6 +10,7 @@ use crate::conv2d::Conv2d;
 use crate::dropout::Dropout;
 use crate::flatten::Flatten;
 use crate::fused::Fused;
+use crate::group_norm::GroupNorm;
 use crate::linear::Linear;
 use crate::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 
@@ -55,4 +56,5 @@ operators! {
     Add,
     Flatten,
     Dropout,
+    GroupNorm,
 }

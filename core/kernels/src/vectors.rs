@@ -147,6 +147,7 @@ fn vectors_batchnorm2d() {
             channels: case.tensor("weight").shape().len(),
             eps: case.number("eps") as f32,
             momentum: case.number("momentum") as f32,
+            frozen: false,
         };
         let training = case.flag("training");
         case.check(&op, &["weight", "bias"], if training { TRAIN } else { Mode::Eval });

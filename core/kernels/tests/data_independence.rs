@@ -14,6 +14,8 @@ use std::time::Instant;
 use asymflow_kernels::activation::{LeakyRelu, Prelu, Relu};
 use asymflow_kernels::batch_norm::BatchNorm2d;
 use asymflow_kernels::conv2d::Conv2d;
+use asymflow_kernels::group_norm::GroupNorm;
+use asymflow_kernels::group_norm_add_relu::GroupNormAddRelu;
 use asymflow_kernels::norm_add_relu::NormAddRelu;
 use asymflow_kernels::pool::MaxPool2d;
 use asymflow_kernels::{
@@ -41,6 +43,10 @@ fn jobs<'a>() -> Vec<(&'static str, Job<'a>)> {
         ("leaky_relu", both_passes(LeakyRelu { slope: 0.1 })),
         ("prelu", both_passes(Prelu { parameters: 1 })),
         ("batch_norm2d+relu", both_passes(NormAddRelu { norm: BatchNorm2d::new(1), add: false, relu: true })),
+        (
+            "group_norm+relu",
+            both_passes(GroupNormAddRelu { norm: GroupNorm::new(1, 1), add: false, relu: true }),
+        ),
         ("conv2d in bf16", both_passes(Conv2d::new(DIMS[1], 4, 3).padding(1).precision(Precision::Bf16))),
         ("max_pool2d 2/2/0", both_passes(pool)),
         ("max_pool2d 3/2/1", both_passes(wide)),

@@ -1,19 +1,19 @@
 //! Batch normalisation over `[N, C, H, W]`.
 
 pub(crate) mod passes;
-mod statistics;
+pub(crate) mod statistics;
 
 pub(crate) use self::statistics::inverse_deviation;
 
 use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError};
 
-use crate::{Backward, Forward, Operator, ParamSpec, Reads, Recompute, SavedLen, Scratch, check};
+use crate::{Backward, Forward, Mode, Operator, ParamSpec, Reads, Recompute, SavedLen, Scratch, check};
 
 /// Batch normalisation with affine parameters and running statistics, as PyTorch's `BatchNorm2d`.
 ///
 /// In training, `y = (x − mean)/√(var + eps) · weight + bias` with the batch's mean and biased variance per channel; the
-/// running variance takes the unbiased one. In evaluation, the running statistics stand in for the batch's.
+/// running variance takes the unbiased one. In evaluation, or frozen, the running statistics stand in for the batch's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchNorm2d {
     /// Channels of the input.
@@ -22,18 +22,26 @@ pub struct BatchNorm2d {
     pub eps: f32,
     /// Weight of the new batch in the running statistics (PyTorch's convention).
     pub momentum: f32,
+    /// Whether the running statistics stand in for the batch's in training too, and stay as they are: then no record's
+    /// output depends on another's.
+    pub frozen: bool,
 }
 
 impl BatchNorm2d {
+    /// Whether this pass takes its statistics from the batch.
+    pub(crate) fn learns(&self, mode: Mode) -> bool {
+        matches!(mode, Mode::Train { .. }) && !self.frozen
+    }
+
     /// PyTorch's defaults: eps 1e-5, momentum 0.1.
     pub fn new(channels: usize) -> Self {
-        BatchNorm2d { channels, eps: 1e-5, momentum: 0.1 }
+        BatchNorm2d { channels, eps: 1e-5, momentum: 0.1, frozen: false }
     }
 }
 
 impl Operator for BatchNorm2d {
     fn name(&self) -> &'static str {
-        "batch_norm2d"
+        if self.frozen { "frozen_norm2d" } else { "batch_norm2d" }
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, ShapeError> {

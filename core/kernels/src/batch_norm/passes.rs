@@ -8,24 +8,24 @@ use super::BatchNorm2d;
 use super::statistics::{Gradient, Moments, moments};
 use crate::channels::{Layout, for_each_block};
 use crate::simd::vectorised;
-use crate::{Backward, Forward, Mode, Recompute, Scratch};
+use crate::{Backward, Forward, Recompute, Scratch};
 
 /// Numbers per channel in the forward pass: mean, variance, scale, bias.
-const FORWARD: usize = 4;
+pub(crate) const FORWARD: usize = 4;
 
 /// Numbers per channel in the backward pass: `Σ g`, `Σ g·x̂`, and the [`Terms`].
-const BACKWARD: usize = 6;
+pub(crate) const BACKWARD: usize = 6;
 
 /// Mean and `1/√(var + eps)` of every channel, `[C, 2]`: what is saved.
 pub(super) const SAVED: usize = 2;
 
 /// Writes `y = (x − mean)/deviation · weight + bias [+ skip]`, with `relu` its positive part.
 ///
-/// Inputs are `x` and, where something is added, `skip`. In training, the running statistics are updated.
+/// Inputs are `x` and, where something is added, `skip`. In training, the running statistics are updated unless they are frozen.
 pub(crate) fn forward(norm: &BatchNorm2d, relu: bool, pass: Forward<'_>) {
     let (x, layout) = (pass.inputs[0].data, Layout::of(pass.inputs[0].shape));
     let skip = pass.inputs.get(1).map_or(&[][..], |skip| skip.data);
-    let train = matches!(pass.mode, Mode::Train { .. });
+    let train = norm.learns(pass.mode);
     let (weight, bias) = (pass.params[0].data(), pass.params[1].data());
     let running = [pass.buffers[0].data(), pass.buffers[1].data()];
     let mut numbers = pass.threads.scratch(FORWARD * layout.channels);
@@ -108,7 +108,7 @@ pub(crate) fn scratch(channels: usize) -> Scratch {
 pub(crate) fn backward(norm: &BatchNorm2d, relu: bool, pass: Backward<'_>) {
     let (x, layout) = (pass.inputs[0].data, Layout::of(pass.inputs[0].shape));
     let (dy, y) = (pass.grad_output.data, relu.then_some(pass.output.data));
-    let train = matches!(pass.mode, Mode::Train { .. });
+    let train = norm.learns(pass.mode);
     let frozen = pass.grad_params.iter().all(|g| g.data().is_empty());
     let (weight, saved) = (pass.params[0].data(), &pass.saved.floats);
     let running = [pass.buffers[0].data(), pass.buffers[1].data()];
@@ -169,7 +169,7 @@ impl Terms {
 
 vectorised! {
     /// Some channels of one image; an empty `skip` adds nothing.
-    fn normalise<'a>(
+    pub(crate) fn normalise<'a>(
         plane: usize,
         numbers: &'a [f32],
         x: &'a [f32],
@@ -204,7 +204,7 @@ fn masked(dy: f32, y: f32, relu: bool) -> f32 {
 
 vectorised! {
     /// Some channels of one image.
-    fn input_gradient<'a>(
+    pub(crate) fn input_gradient<'a>(
         plane: usize,
         numbers: &'a [f32],
         x: &'a [f32],
@@ -228,7 +228,7 @@ vectorised! {
 }
 
 vectorised! {
-    fn skip_gradient<'a>(
+    pub(crate) fn skip_gradient<'a>(
         dy: &'a [f32],
         y: &'a [f32],
         relu: bool,

@@ -5,19 +5,19 @@ use crate::simd::vectorised;
 
 /// Mean and biased variance of one channel.
 #[derive(Clone, Copy)]
-pub(super) struct Moments {
+pub(crate) struct Moments {
     pub mean: f32,
     pub variance: f32,
 }
 
 impl Moments {
     /// `1/√(variance + eps)`.
-    pub(super) fn inverse_deviation(&self, eps: f32) -> f32 {
+    pub(crate) fn inverse_deviation(&self, eps: f32) -> f32 {
         inverse_deviation(self.variance, eps)
     }
 
     /// Moves the running statistics towards these, which are of `count` elements; of none, leaves them alone.
-    pub(super) fn update(&self, count: usize, momentum: f32, running_mean: &mut f32, running_var: &mut f32) {
+    pub(crate) fn update(&self, count: usize, momentum: f32, running_mean: &mut f32, running_var: &mut f32) {
         if count == 0 {
             return;
         }
@@ -40,7 +40,7 @@ pub(crate) fn inverse_deviation(variance: f32, eps: f32) -> f32 {
 ///
 /// In `f64`, the difference of `E[x²]` and `E[x]²` is exact enough for any `f32`: where the mean is 10⁶ deviations away,
 /// it loses 10⁻⁴ of the variance, and the elements' own rounding is worth 0.06 deviations.
-pub(super) fn moments(x: &[f32], layout: Layout, channel: usize) -> Moments {
+pub(crate) fn moments(x: &[f32], layout: Layout, channel: usize) -> Moments {
     let n = layout.count().max(1) as f64;
     let [sum, squares] = sums(layout, channel, x);
     let mean = sum / n;
@@ -49,7 +49,7 @@ pub(super) fn moments(x: &[f32], layout: Layout, channel: usize) -> Moments {
 
 /// What the sums of a gradient are taken over.
 #[derive(Clone, Copy)]
-pub(super) struct Gradient<'a> {
+pub(crate) struct Gradient<'a> {
     pub x: &'a [f32],
     pub dy: &'a [f32],
     /// The output, which says where a ReLU let the gradient through.
@@ -58,7 +58,7 @@ pub(super) struct Gradient<'a> {
 
 impl Gradient<'_> {
     /// `Σ g` and `Σ g·(x − mean)` of one channel, where `g` is `dy` behind the ReLU.
-    pub(super) fn sums(self, layout: Layout, channel: usize, mean: f32) -> [f64; 2] {
+    pub(crate) fn sums(self, layout: Layout, channel: usize, mean: f32) -> [f64; 2] {
         match self.relu {
             Some(y) => masked_sums(layout, channel, self.x, self.dy, y, mean),
             None => gradient_sums(layout, channel, self.x, self.dy, mean),

@@ -77,6 +77,22 @@ fn gradients_are_central_differences() {
     }
 }
 
+/// Frozen, training is evaluation: the same output and gradients, and statistics that stay.
+#[test]
+fn frozen_statistics_are_used_in_training_and_stay() {
+    let (op, x) = (BatchNorm2d::new(3), random(&[4, 3, 5, 5], 1));
+    let frozen = BatchNorm2d { frozen: true, ..op.clone() };
+    let dy = random(&[4, 3, 5, 5], 9);
+    let (mut a, mut b) = (node(&frozen, x.clone(), TRAIN), node(&op, x.clone(), Mode::Eval));
+    let before = a.buffers.clone();
+    assert_eq!(a.forward().0, b.forward().0);
+    let (found, expected) = (a.backward(&dy), b.backward(&dy));
+    assert_eq!((found.inputs, found.params), (expected.inputs, expected.params));
+    assert_eq!(a.buffers, before);
+    let learning = node(&op, x, TRAIN).forward().0;
+    assert_ne!(a.forward().0, learning);
+}
+
 /// A mean far from 0 must not eat the variance.
 #[test]
 fn a_large_mean_does_not_cancel() {
@@ -110,7 +126,7 @@ fn one_element_per_channel_gives_the_bias() {
 
 #[test]
 fn the_same_for_any_number_of_threads() {
-    static OP: BatchNorm2d = BatchNorm2d { channels: 5, eps: 1e-5, momentum: 0.1 };
+    static OP: BatchNorm2d = BatchNorm2d { channels: 5, eps: 1e-5, momentum: 0.1, frozen: false };
     assert_same_for_any_threads(|| node(&OP, random(&[3, 5, 90, 91], 1), TRAIN));
 }
 

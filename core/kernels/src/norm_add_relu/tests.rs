@@ -44,10 +44,10 @@ proptest! {
     #[test]
     fn equals_its_parts(
         [n, c, h, w] in [1..5usize, 1..9usize, 1..40usize, 1..40usize],
-        [add, relu, train]: [bool; 3],
+        [add, relu, train, frozen]: [bool; 4],
         threads in 1..4usize,
     ) {
-        let op = NormAddRelu { norm: BatchNorm2d::new(c), add, relu };
+        let op = NormAddRelu { norm: BatchNorm2d { frozen, ..BatchNorm2d::new(c) }, add, relu };
         let mut node = node(&op, &[n, c, h, w], if train { TRAIN } else { Mode::Eval }).threads(threads);
         let dy = random(&[n, c, h, w], 9);
         let (y, gradients, buffers) = apart(&op, &node, &dy);
@@ -63,8 +63,11 @@ proptest! {
 
 #[test]
 fn the_same_for_any_number_of_threads() {
-    static OP: NormAddRelu =
-        NormAddRelu { norm: BatchNorm2d { channels: 5, eps: 1e-5, momentum: 0.1 }, add: true, relu: true };
+    static OP: NormAddRelu = NormAddRelu {
+        norm: BatchNorm2d { channels: 5, eps: 1e-5, momentum: 0.1, frozen: false },
+        add: true,
+        relu: true,
+    };
     assert_same_for_any_threads(|| node(&OP, &[3, 5, 90, 91], TRAIN));
 }
 
