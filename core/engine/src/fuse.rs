@@ -5,12 +5,13 @@
 
 use kernels::add_relu::AddRelu;
 use kernels::conv_norm_relu::ConvNormRelu;
+use kernels::group_norm_add_relu::GroupNormAddRelu;
 use kernels::norm_add_relu::NormAddRelu;
 use kernels::relu_max_pool::ReluMaxPool;
 use kernels::{Fused, Op};
 use model::{Graph, Node, ValueId};
 
-/// Batch norm (+ residual connection) (+ ReLU), residual connection + ReLU, and ReLU + max pooling.
+/// Batch or group norm (+ residual connection) (+ ReLU), residual connection + ReLU, and ReLU + max pooling.
 pub fn for_training(graph: &Graph) -> Graph {
     rewrite(graph, memory_chain)
 }
@@ -84,10 +85,16 @@ impl<'a> Reads<'a> {
 }
 
 fn norm_chain(reads: &Reads<'_>, n: usize) -> Option<Chain> {
-    let Op::BatchNorm2d(norm) = reads.op(n) else { return None };
+    if !matches!(reads.op(n), Op::BatchNorm2d(_) | Op::GroupNorm(_)) {
+        return None;
+    }
     let (mut nodes, mut inputs) = (vec![n], reads.inputs(n).to_vec());
     let (add, relu) = extend(reads, &mut nodes, &mut inputs);
-    let op = Fused::NormAddRelu(NormAddRelu { norm: norm.clone(), add, relu });
+    let op = match reads.op(n).clone() {
+        Op::BatchNorm2d(norm) => Fused::NormAddRelu(NormAddRelu { norm, add, relu }),
+        Op::GroupNorm(norm) => Fused::GroupNormAddRelu(GroupNormAddRelu { norm, add, relu }),
+        _ => return None,
+    };
     (nodes.len() > 1).then_some(Chain { nodes, op, inputs })
 }
 

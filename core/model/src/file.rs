@@ -12,7 +12,7 @@ use crate::{Graph, GraphError, Parameters, ParametersError};
 /// The first bytes of every model file.
 pub const MAGIC: [u8; 8] = *b"ASYMODEL";
 /// The version this code writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const HEADER: usize = MAGIC.len() + size_of::<u32>() + size_of::<u64>() + 32;
 
@@ -148,7 +148,7 @@ mod tests {
             decode(&bytes)
         };
         assert_eq!(changed(0), Err(FileError::Magic));
-        assert_eq!(changed(8), Err(FileError::Version { found: 0 }));
+        assert_eq!(changed(8), Err(FileError::Version { found: VERSION ^ 1 }));
         assert!(matches!(changed(12), Err(FileError::Length { .. })));
         assert_eq!(changed(20), Err(FileError::Checksum));
         assert_eq!(changed(bytes.len() - 1), Err(FileError::Checksum));

@@ -22,7 +22,7 @@ impl Parameters {
     /// Convolutions and linear layers as PyTorch draws them by default, `U(±1/√fan_in)`, but as torchvision does where
     /// the graph's name begins with `resnet` or `vgg`: convolutions `N(0, 2/fan_out)`, and for VGG zero biases and
     /// linear weights `N(0, 0.01²)`. The two halves of a factored convolution (`.low`, `.up`) together keep the
-    /// variance of one. Batch norm starts as the identity, PReLU with slope 0.25.
+    /// variance of one. Batch and group norm start as the identity, PReLU with slope 0.25.
     pub fn init(graph: &Graph, seed: u64) -> Self {
         let mut parameters = Parameters { params: Vec::new(), buffers: Vec::new() };
         for node in graph.nodes() {
@@ -56,7 +56,7 @@ fn law(family: &str, node: &Node, parameter: &str, shape: Shape, fan_in: usize) 
     let (vgg, resnet) = (family.starts_with("vgg"), family.starts_with("resnet"));
     let (conv, weight) = (matches!(node.op, Op::Conv2d(_)), parameter == "weight");
     match node.op {
-        Op::BatchNorm2d(_) => Law::Constant(if weight { 1.0 } else { 0.0 }),
+        Op::BatchNorm2d(_) | Op::GroupNorm(_) => Law::Constant(if weight { 1.0 } else { 0.0 }),
         Op::Prelu(_) => Law::Constant(PRELU_SLOPE),
         _ if vgg && !weight => Law::Constant(0.0),
         _ if conv && weight && node.name.ends_with(".low") => Law::Normal((1.0 / fan_in as f64).sqrt()),

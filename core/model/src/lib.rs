@@ -5,8 +5,10 @@ pub mod file;
 pub mod graph;
 mod init;
 pub mod limits;
+pub mod norm;
 pub mod parameters;
 pub mod zoo;
 
 pub use graph::{Graph, GraphBuilder, GraphError, Node, ValueId};
+pub use norm::Norm;
 pub use parameters::{Parameters, ParametersError};

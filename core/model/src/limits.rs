@@ -74,6 +74,12 @@ pub(crate) fn check_op(node: &str, op: &Op) -> Result<(), GraphError> {
             number(node, op, "eps", norm.eps.is_finite() && norm.eps > 0.0)?;
             number(node, op, "momentum", (0.0..=1.0).contains(&norm.momentum))
         }
+        Op::GroupNorm(norm) => {
+            positive(node, op, "groups or channels", &[norm.groups, norm.channels])?;
+            bound(node, op, "channels", norm.channels, MAX_CHANNELS)?;
+            number(node, op, "groups", norm.channels.is_multiple_of(norm.groups))?;
+            number(node, op, "eps", norm.eps.is_finite() && norm.eps > 0.0)
+        }
         Op::Prelu(prelu) => {
             positive(node, op, "parameters", &[prelu.parameters])?;
             bound(node, op, "parameters", prelu.parameters, MAX_CHANNELS)

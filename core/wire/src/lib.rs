@@ -13,4 +13,4 @@ pub use frame::{Limits, WireError, read_frame, read_frame_when, write_frame};
 pub use spec::RunSpec;
 
 /// Version of both protocols; peers of another version are refused.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;

@@ -4,7 +4,7 @@ use kernels::activation::Relu;
 use kernels::add::Add;
 use kernels::batch_norm::BatchNorm2d;
 use kernels::{Mode, Threads, softmax_cross_entropy};
-use model::{GraphBuilder, Parameters, zoo};
+use model::{GraphBuilder, Norm, Parameters, zoo};
 use tensor::Tensor;
 
 use super::*;
@@ -12,8 +12,12 @@ use crate::{Executor, Pass};
 
 const BATCH: usize = 4;
 
+/// An architecture, or one with another norm, as in `resnet20+group`.
 fn build(name: &str) -> Graph {
-    zoo::build_with_width(name, [3, 32, 32].into(), 10, 8).unwrap()
+    let (name, norm) = name.split_once('+').unwrap_or((name, "batch"));
+    let graph = zoo::build_with_width(name, [3, 32, 32].into(), 10, 8).unwrap();
+    let parameters = Parameters::init(&graph, 5);
+    norm.parse::<Norm>().unwrap().convert(&graph, parameters).unwrap().0
 }
 
 /// How many nodes there are of each operator, by name.
@@ -39,6 +43,15 @@ fn every_chain_of_training_is_fused() {
 }
 
 #[test]
+fn other_norms_are_fused_as_well() {
+    let names = ["group_norm+relu", "group_norm+add+relu", "group_norm", "relu", "add"];
+    assert_eq!(numbers(&for_training(&build("resnet20+group")), &names), [10, 9, 2, 0, 0]);
+    assert_eq!(numbers(&for_inference(&build("resnet20+group")), &names), [10, 9, 2, 0, 0]);
+    let names = ["batch_norm2d+relu", "batch_norm2d+add+relu", "frozen_norm2d", "relu", "add"];
+    assert_eq!(numbers(&for_training(&build("resnet20+frozen")), &names), [10, 9, 2, 0, 0]);
+}
+
+#[test]
 fn every_convolution_of_inference_is_fused() {
     let names = [
         "conv2d+batch_norm2d+relu",
@@ -57,7 +70,15 @@ fn every_convolution_of_inference_is_fused() {
 
 #[test]
 fn inference_computes_the_same_bits() {
-    for name in ["resnet18-cifar", "resnet20", "vgg16-bn-cifar", "cnn-small", "vgg11"] {
+    for name in [
+        "resnet18-cifar",
+        "resnet20",
+        "vgg16-bn-cifar",
+        "cnn-small",
+        "vgg11",
+        "resnet20+group",
+        "resnet20+frozen",
+    ] {
         let graph = build(name);
         let fused = logits(Executor::for_inference(graph.clone(), BATCH));
         assert!(fused == logits(Executor::inference_as(graph.clone(), graph, BATCH)), "{name}");
@@ -102,7 +123,9 @@ fn step(mut executor: Executor, mode: Mode, threads: usize) -> Step {
 
 #[test]
 fn training_computes_the_same_bits() {
-    for name in ["resnet18-cifar", "resnet20", "vgg16-bn-cifar", "cnn-small"] {
+    for name in
+        ["resnet18-cifar", "resnet20", "vgg16-bn-cifar", "cnn-small", "resnet20+group", "resnet20+frozen"]
+    {
         let graph = build(name);
         for (mode, threads) in [(Mode::Train { seed: 3 }, 1), (Mode::Train { seed: 3 }, 2), (Mode::Eval, 1)] {
             let fused = step(Executor::for_training(graph.clone(), BATCH), mode, threads);

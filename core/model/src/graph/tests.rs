@@ -4,6 +4,7 @@ use kernels::batch_norm::BatchNorm2d;
 use kernels::conv2d::Conv2d;
 use kernels::dropout::Dropout;
 use kernels::flatten::Flatten;
+use kernels::group_norm::GroupNorm;
 use kernels::linear::Linear;
 use kernels::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 use proptest::prelude::*;
@@ -103,6 +104,9 @@ fn attribute_errors() {
         BatchNorm2d { eps: 0.0, ..BatchNorm2d::new(2) }.into(),
         BatchNorm2d { eps: f32::NAN, ..BatchNorm2d::new(2) }.into(),
         BatchNorm2d { momentum: 1.5, ..BatchNorm2d::new(2) }.into(),
+        GroupNorm { eps: 0.0, ..GroupNorm::new(1, 2) }.into(),
+        GroupNorm::new(3, 2).into(),
+        GroupNorm::new(0, 2).into(),
         LeakyRelu { slope: f32::INFINITY }.into(),
         Prelu { parameters: 0 }.into(),
         Dropout { probability: 1.0 }.into(),
@@ -128,6 +132,7 @@ fn limit_errors() {
         Conv2d { dilation: [huge, 1], ..Conv2d::new(2, 2, 3).padding(9) }.into(),
         Conv2d::new(2, 2, 1).stride(huge).into(),
         BatchNorm2d::new(huge).into(),
+        GroupNorm::new(1, huge).into(),
         Prelu { parameters: huge }.into(),
         Linear::new(72, 1 << 24).bias(true).into(),
         AdaptiveAvgPool2d { output: [huge, huge] }.into(),
