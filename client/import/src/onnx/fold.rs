@@ -5,6 +5,7 @@ use onnx_rs::ast::DataType;
 use super::ImportError;
 use super::call::Call;
 use super::constant::{Constant, Data, Size};
+use super::group_norm;
 use super::layers::{alias, flattened};
 use super::reader::{Reader, Value};
 
@@ -82,14 +83,18 @@ pub(super) fn reshape<'m>(reader: &mut Reader<'m>, call: Call<'m>) -> Result<(),
     let zero_copies = call.int("allowzero", 0)? == 0;
     let target = reader.known(call, 1)?;
     let Data::Int(target) = target.data else { return Err(call.operand_error(1, "is no list of integers")) };
+    let batch = reader.batch;
+    let keeps_batch = |size: &Size| match size {
+        Size::Batch => true,
+        Size::Known(0) => zero_copies,
+        Size::Known(_) => *size == batch,
+    };
+    if group_norm::reshape(reader, call, &target, keeps_batch)? {
+        return Ok(());
+    }
     match reader.operand(call, 0)? {
         Some(Value::Data(value)) => {
             let record = reader.record(value);
-            let keeps_batch = |size: &Size| match size {
-                Size::Batch => true,
-                Size::Known(0) => zero_copies,
-                Size::Known(_) => *size == reader.batch,
-            };
             let is = |size: &Size, length: usize| *size == Size::Known(length as i64);
             let flat = match &target[..] {
                 [batch, Size::Known(-1)] => keeps_batch(batch),

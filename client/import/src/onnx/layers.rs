@@ -104,7 +104,7 @@ pub(super) fn batch_norm<'m>(reader: &mut Reader<'m>, call: Call<'m>) -> Result<
     // ONNX weighs the old statistics, PyTorch the new ones. Rounded, because 0.9 is no binary fraction.
     let kept = f64::from(call.float("momentum", MOMENTUM)?);
     let momentum = (((1.0 - kept) * 1e6).round() / 1e6) as f32;
-    let norm = BatchNorm2d { channels, eps: call.float("epsilon", EPSILON)?, momentum };
+    let norm = BatchNorm2d { channels, eps: call.float("epsilon", EPSILON)?, momentum, frozen: false };
     let module = reader.module(call, 1, &scale);
     let value = reader.append(call, module, norm, &[input])?;
     reader.push(params, buffers);
@@ -155,6 +155,9 @@ pub(super) fn prelu<'m>(reader: &mut Reader<'m>, call: Call<'m>) -> Result<(), I
 
 pub(super) fn add<'m>(reader: &mut Reader<'m>, call: Call<'m>) -> Result<(), ImportError> {
     call.only(&[])?;
+    if super::group_norm::add(reader, call)? {
+        return Ok(());
+    }
     let inputs = [reader.data(call, 0)?, reader.data(call, 1)?];
     reader.emit(call, Add, &inputs)
 }

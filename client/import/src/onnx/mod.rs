@@ -7,6 +7,7 @@ mod call;
 mod constant;
 mod error;
 mod fold;
+mod group_norm;
 mod layers;
 mod names;
 mod pool;

@@ -9,13 +9,14 @@ use tensor::{Shape, Tensor};
 
 use super::call::Call;
 use super::constant::{Budget, Constant, Size};
+use super::group_norm::{self, Pending};
 use super::names::{Names, module_of_weight, module_path};
 use super::{ImportError, Imported, fold, layers, pool};
 
 /// Operator sets whose operators mean what is read here.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 
-const SUPPORTED: &str = "supported are Conv, BatchNormalization, Relu, LeakyRelu, PRelu, MaxPool, AveragePool, \
+const SUPPORTED: &str = "supported are Conv, BatchNormalization, GroupNormalization, InstanceNormalization, Relu, LeakyRelu, PRelu, MaxPool, AveragePool, \
     GlobalAveragePool, ReduceMean over space, Add, Flatten, Reshape to [N, F], Gemm, MatMul, Dropout and Identity";
 
 type Handler = for<'m> fn(&mut Reader<'m>, Call<'m>) -> Result<(), ImportError>;
@@ -24,6 +25,9 @@ type Handler = for<'m> fn(&mut Reader<'m>, Call<'m>) -> Result<(), ImportError>;
 const HANDLERS: &[(&str, Handler)] = &[
     ("Conv", layers::conv),
     ("BatchNormalization", layers::batch_norm),
+    ("GroupNormalization", group_norm::group_norm),
+    ("InstanceNormalization", group_norm::instance_norm),
+    ("Mul", group_norm::mul),
     ("Relu", layers::relu),
     ("LeakyRelu", layers::leaky_relu),
     ("PRelu", layers::prelu),
@@ -66,6 +70,8 @@ pub(super) struct Reader<'m> {
     nodes: &'m [Node<'m>],
     initializers: HashMap<&'m str, &'m TensorProto<'m>>,
     values: HashMap<&'m str, Value>,
+    /// Group norms of which not all nodes were read, by the name of what was read last.
+    pending: HashMap<&'m str, Pending<'m>>,
     /// Nodes that read each value, once per reading.
     consumers: HashMap<&'m str, Vec<usize>>,
     output: &'m str,
@@ -128,6 +134,7 @@ impl<'m> Reader<'m> {
             nodes: &graph.node,
             initializers,
             values: HashMap::from([(input.name, Value::Data(ValueId::INPUT))]),
+            pending: HashMap::new(),
             consumers,
             output,
             batch,
@@ -193,6 +200,11 @@ impl<'m> Reader<'m> {
         if let Some(&tensor) = self.initializers.get(name) {
             return Ok(Some(Value::Constant(Constant::decode(tensor, &mut self.budget)?)));
         }
+        if let Some(pending) = self.pending.get(name).cloned() {
+            let value = Value::Data(group_norm::finish(self, call, pending)?);
+            self.values.insert(name, value.clone());
+            return Ok(Some(value));
+        }
         let (node, op) = (call.label(), call.op().to_owned());
         Err(ImportError::Dangling { node, op, value: name.to_owned() })
     }
@@ -239,6 +251,19 @@ impl<'m> Reader<'m> {
     /// The record shape of a value.
     pub(super) fn record(&self, value: ValueId) -> Shape {
         self.builder.shape(value)
+    }
+
+    /// What was read so far of the group norm that operand `input` is part of.
+    pub(super) fn pending(&self, call: Call<'m>, input: usize) -> Option<Pending<'m>> {
+        let name = call.node.input.get(input)?;
+        self.pending.get(name).filter(|_| !self.values.contains_key(name)).cloned()
+    }
+
+    /// Makes the node's first output a part of a group norm.
+    pub(super) fn defer(&mut self, call: Call<'m>, pending: Pending<'m>) {
+        if let Some(&output) = call.node.output.first() {
+            self.pending.insert(output, pending);
+        }
     }
 
     /// Gives the node's first output a value.

@@ -5,6 +5,7 @@ use kernels::batch_norm::BatchNorm2d;
 use kernels::conv2d::Conv2d;
 use kernels::dropout::Dropout;
 use kernels::flatten::Flatten;
+use kernels::group_norm::GroupNorm;
 use kernels::linear::Linear;
 use kernels::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 use model::{GraphBuilder, ValueId, zoo};
@@ -76,7 +77,8 @@ fn every_operator() -> (Graph, Parameters) {
     let mut builder = GraphBuilder::new("every", [4, 16, 16].into());
     let odd = Conv2d { padding: [1, 2, 0, 1], dilation: [2, 1], ..Conv2d::new(4, 6, 3).groups(2).bias(true) };
     let mut at = builder.add("conv", odd, &[ValueId::INPUT]).unwrap();
-    at = builder.add("bn", BatchNorm2d { channels: 6, eps: 1e-3, momentum: 0.3 }, &[at]).unwrap();
+    at = builder.add("bn", BatchNorm2d { eps: 1e-3, momentum: 0.3, ..BatchNorm2d::new(6) }, &[at]).unwrap();
+    at = builder.add("gn", GroupNorm { eps: 1e-4, ..GroupNorm::new(3, 6) }, &[at]).unwrap();
     let left = builder.add("leaky", LeakyRelu { slope: 0.0 }, &[at]).unwrap();
     let right = builder.add("prelu", Prelu { parameters: 6 }, &[at]).unwrap();
     at = builder.add("add", Add, &[left, right]).unwrap();
@@ -118,6 +120,126 @@ fn reads_back_every_architecture() {
         let again = read(&write(&graph, &parameters).unwrap()).unwrap();
         assert_eq!((again.graph, again.parameters), (graph, parameters), "{name}");
     }
+}
+
+/// The nodes that PyTorch writes for `GroupNorm(2, 4)` after a convolution, and a ReLU.
+fn pytorchs_group_norm() -> Vec<Node<'static>> {
+    let eps = vec![float("epsilon", 1e-3)];
+    vec![
+        node("Conv", &["x", "conv.weight"], &["c"], vec![]),
+        node("Reshape", &["c", "groups"], &["split"], vec![]),
+        node("InstanceNormalization", &["split", "ones", "zeros"], &["normed"], eps),
+        node("Shape", &["c"], &["shape"], vec![]),
+        node("Reshape", &["normed", "shape"], &["joined"], vec![]),
+        node("Unsqueeze", &["gn.weight", "axes"], &["w"], vec![]),
+        node("Mul", &["joined", "w"], &["scaled"], vec![]),
+        node("Unsqueeze", &["gn.bias", "axes"], &["b"], vec![]),
+        node("Add", &["scaled", "b"], &["n"], vec![]),
+        node("Relu", &["n"], &["y"], vec![]),
+    ]
+}
+
+fn pytorchs_constants() -> Vec<TensorProto<'static>> {
+    vec![
+        weight("conv.weight", &[4, 2, 1, 1]),
+        weight("gn.weight", &[4]),
+        weight("gn.bias", &[4]),
+        TensorProto::from_i64("groups", vec![3], vec![0, 2, -1]),
+        TensorProto::from_i64("axes", vec![2], vec![1, 2]),
+        TensorProto::from_f32("ones", vec![2], vec![1.0; 2]),
+        TensorProto::from_f32("zeros", vec![2], vec![0.0; 2]),
+    ]
+}
+
+#[test]
+fn five_nodes_of_pytorch_are_one_group_norm() {
+    let norm = GroupNorm { eps: 1e-3, ..GroupNorm::new(2, 4) };
+    let found = import(pytorchs_group_norm(), pytorchs_constants()).unwrap();
+    let expected = ["conv2d", "group_norm", "relu"];
+    let ops: Vec<_> = found.graph.nodes().iter().map(|node| node.op.operator().name()).collect();
+    assert_eq!(ops, expected);
+    assert_eq!(
+        (found.graph.nodes()[1].name.as_str(), &found.graph.nodes()[1].op),
+        ("gn", &norm.clone().into())
+    );
+    let slopes: Vec<f32> = (0..4).map(|i| i as f32 * 0.1 - 0.3).collect();
+    assert_eq!(
+        (found.parameters.params[1].data(), found.parameters.params[2].data()),
+        (&slopes[..], &slopes[..])
+    );
+    assert!(found.warnings.is_empty() && found.trainable);
+
+    // Without weights of its own, the norm ends where something else reads it.
+    let plain = |op: &str| {
+        let mut nodes = pytorchs_group_norm();
+        nodes.truncate(5);
+        let last = if op == "Add" { vec!["joined", "c"] } else { vec!["joined"] };
+        nodes.push(node(if op == "Add" { "Add" } else { "Relu" }, &last, &["y"], vec![]));
+        import(nodes, pytorchs_constants()).unwrap()
+    };
+    for op in ["Relu", "Add"] {
+        let found = plain(op);
+        assert_eq!(found.graph.nodes()[1].op, norm.clone().into(), "{op}");
+        assert_eq!(
+            (found.parameters.params[1].data(), found.parameters.params[2].data()),
+            (&[1.0; 4][..], &[0.0; 4][..])
+        );
+    }
+    // A norm per channel is one with as many groups.
+    let instance = node("InstanceNormalization", &["x", "s", "t"], &["n"], vec![]);
+    let found = import(
+        vec![instance, node("Relu", &["n"], &["y"], vec![])],
+        vec![weight("s", &[2]), weight("t", &[2])],
+    );
+    assert_eq!(found.unwrap().graph.nodes()[0].op, GroupNorm::new(2, 2).into());
+}
+
+#[test]
+fn group_norms_that_are_something_else_are_refused() {
+    let changed = |change: fn(&mut Vec<Node<'static>>, &mut Vec<TensorProto<'static>>)| {
+        let (mut nodes, mut constants) = (pytorchs_group_norm(), pytorchs_constants());
+        change(&mut nodes, &mut constants);
+        import(nodes, constants).unwrap_err().to_string()
+    };
+    let weights =
+        changed(|_, constants| constants[5] = TensorProto::from_f32("ones", vec![2], vec![1.0, 2.0]));
+    assert!(weights.contains("without weights of its own"), "{weights}");
+    let uneven =
+        changed(|_, constants| constants[3] = TensorProto::from_i64("groups", vec![3], vec![0, 3, -1]));
+    assert!(uneven.contains("does not divide the channels"), "{uneven}");
+    let early = changed(|nodes, _| nodes[6].input[0] = "normed");
+    assert!(early.contains("a product is read only as"), "{early}");
+    let flat = changed(|_, constants| constants[1] = weight("gn.weight", &[4, 1]));
+    assert!(flat.contains("a product is read only as"), "{flat}");
+    let read = changed(|nodes, _| nodes[9].input[0] = "split");
+    assert!(!read.is_empty());
+    let product = import(vec![node("Mul", &["x", "x"], &["y"], vec![])], vec![]).unwrap_err().to_string();
+    assert!(product.contains("a product is read only as"), "{product}");
+}
+
+#[test]
+fn group_normalization_of_old_operator_sets_has_weights_per_group() {
+    let nodes = || {
+        vec![
+            node("Conv", &["x", "conv.weight"], &["c"], vec![]),
+            node("GroupNormalization", &["c", "gn.weight", "gn.bias"], &["y"], vec![int("num_groups", 2)]),
+        ]
+    };
+    let read_as = |version: i64, length: i64| {
+        let constants = vec![
+            weight("conv.weight", &[4, 2, 1, 1]),
+            weight("gn.weight", &[length]),
+            weight("gn.bias", &[length]),
+        ];
+        let mut model = file(nodes(), constants);
+        model.opset_import[0].version = version;
+        read(&onnx_rs::encode(&model))
+    };
+    let old = read_as(18, 2).unwrap();
+    let [first, second] = [-0.3, 0.1 - 0.3];
+    assert_eq!(old.parameters.params[1].data(), [first, first, second, second]);
+    assert_eq!(read_as(21, 4).unwrap().graph.nodes()[1].op, GroupNorm::new(2, 4).into());
+    assert!(read_as(21, 2).is_err());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use kernels::Op;
 use kernels::activation::{LeakyRelu, Prelu};
 use kernels::batch_norm::BatchNorm2d;
 use kernels::conv2d::Conv2d;
+use kernels::group_norm::GroupNorm;
 use kernels::pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 use model::{Graph, Parameters, ValueId};
 use onnx_rs::ast::{
@@ -15,12 +16,14 @@ use tensor::Shape;
 use super::ImportError;
 use super::pool::ADAPTIVE;
 
-const OPSET: i64 = 17;
-const IR_VERSION: i64 = 8;
+/// Operator set and file version of models whose operators have been there for long.
+const OLD: [i64; 2] = [17, 8];
+/// Those of models with group norm.
+const NEW: [i64; 2] = [21, 10];
 const INPUT: &str = "input";
 const OUTPUT: &str = "logits";
 
-/// The model as an ONNX file: opset 17, input `input` and output `logits` with a dynamic batch axis, batch norm in
+/// The model as an ONNX file: opset 17 (21 with group norm), input `input` and output `logits` with a dynamic batch axis, batch norm in
 /// inference mode, parameters under PyTorch's names.
 ///
 /// # Errors
@@ -53,9 +56,11 @@ pub fn write(graph: &Graph, parameters: &Parameters) -> Result<Vec<u8>, ImportEr
         output: vec![value_info(OUTPUT, graph.shape(graph.output(), 1).record())],
         ..Proto::default()
     };
+    let grouped = graph.nodes().iter().any(|node| matches!(node.op, Op::GroupNorm(_)));
+    let [version, ir_version] = if grouped { NEW } else { OLD };
     Ok(onnx_rs::encode(&Model {
-        ir_version: IR_VERSION,
-        opset_import: vec![OperatorSetId { domain: "", version: OPSET }],
+        ir_version,
+        opset_import: vec![OperatorSetId { domain: "", version }],
         producer_name: "asymflow",
         graph: Some(proto),
         ..Model::default()
@@ -129,6 +134,9 @@ fn node<'a>(
         Op::BatchNorm2d(BatchNorm2d { eps, momentum, .. }) => {
             let kept = float("momentum", 1.0 - momentum);
             (OpType::BatchNormalization, vec![float("epsilon", *eps), kept, int("training_mode", 0)])
+        }
+        Op::GroupNorm(GroupNorm { groups, eps, .. }) => {
+            (OpType::GroupNormalization, vec![float("epsilon", *eps), int("num_groups", *groups as i64)])
         }
         Op::Relu(_) => (OpType::Relu, Vec::new()),
         Op::LeakyRelu(LeakyRelu { slope }) => (OpType::LeakyRelu, vec![float("alpha", *slope)]),
