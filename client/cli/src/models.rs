@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use import::weights;
-use model::{Graph, Parameters};
+use model::{Graph, Norm, Parameters};
 
 use crate::prepare::Model;
 
@@ -38,6 +38,26 @@ pub fn with_weights(model: Model, path: &Path) -> Result<Model> {
     let bytes = fs::read(path).with_context(about)?;
     let parameters = weights::read_safetensors(&bytes, &model.graph).with_context(about)?;
     Ok(Model { parameters, ..model })
+}
+
+/// The model with another norm in the place of batch norm, and the parameters of a safetensors file, if there is one: that of
+/// the model with batch norm, or with the norm.
+///
+/// # Errors
+/// As [`with_weights`].
+pub fn with_norm(model: Model, norm: Norm, weights: Option<&Path>) -> Result<Model> {
+    let convert = |model: Model| {
+        let (graph, parameters) = norm.convert(&model.graph, model.parameters)?;
+        anyhow::Ok(Model { graph, parameters })
+    };
+    let Some(path) = weights else { return convert(model) };
+    let bare = Model { graph: model.graph.clone(), parameters: model.parameters.clone() };
+    match with_weights(model, path) {
+        Ok(model) => convert(model),
+        // Trained with group norm, which has no running statistics.
+        Err(error) if norm == Norm::Group => with_weights(convert(bare)?, path).map_err(|_| error),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes every part as ONNX, several as `FILE-PART.onnx`; returns the files.
@@ -100,6 +120,34 @@ mod tests {
         assert_eq!(with_weights(fresh, &weights).unwrap().parameters, trained.parameters);
         assert_eq!(write_onnx(std::slice::from_ref(&trained), &onnx).unwrap(), std::slice::from_ref(&onnx));
         assert_eq!(read_onnx(&onnx).unwrap().0.parameters, trained.parameters);
+    }
+
+    /// Weights of the model with batch norm and with group norm both fit a model with group norm, and stay themselves.
+    #[test]
+    fn weights_of_both_norms_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let [batch, group] = ["batch", "group"].map(|name| folder.path().join(format!("{name}.safetensors")));
+        let build = |seed| {
+            let graph = zoo::build("resnet20", [3, 32, 32].into(), 10).unwrap();
+            Model { parameters: Parameters::init(&graph, seed), graph }
+        };
+        let part =
+            |model: Model| [Part { name: "model".into(), graph: model.graph, parameters: model.parameters }];
+        write_safetensors(&part(build(1)), &batch).unwrap();
+        let converted = with_norm(build(1), Norm::Group, None).unwrap();
+        let expected = converted.parameters.clone();
+        let onnx = folder.path().join("group.onnx");
+        let converted = part(converted);
+        write_safetensors(&converted, &group).unwrap();
+        write_onnx(&converted, &onnx).unwrap();
+        let read = read_onnx(&onnx).unwrap().0;
+        assert_eq!((read.graph, read.parameters), (converted[0].graph.clone(), expected.clone()));
+        for path in [&batch, &group] {
+            assert_eq!(with_norm(build(2), Norm::Group, Some(path)).unwrap().parameters, expected);
+        }
+        assert!(with_norm(build(2), Norm::Batch, Some(&batch)).is_ok());
+        let error = format!("{:#}", with_norm(build(2), Norm::Frozen, Some(&group)).err().unwrap());
+        assert!(error.contains("running_mean") && error.contains("group.safetensors"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use data::{Format, Images, Source, Split};
 use engine::{Decay, OptimiserConfig, Schedule};
-use model::{Graph, Parameters, derive, zoo};
+use model::norm::has_fresh_statistics;
+use model::{Graph, Norm, Parameters, derive, zoo};
 use tensor::Shape;
 use wire::RunSpec;
 use wire::spec::{self, Address, Protection};
@@ -104,10 +105,19 @@ pub fn build_model(loaded: &Loaded, shape: [usize; 3], data_classes: usize) -> R
         let problem = format!("has {} outputs, the data {data_classes} classes", model.graph.classes());
         return Err(loaded.fault("model.onnx", problem).into());
     }
-    match &settings.weights {
-        Some(path) => models::with_weights(model, path),
-        None => Ok(model),
+    let norm = match settings.norm {
+        config::Norm::Batch => Norm::Batch,
+        config::Norm::Group => Norm::Group,
+        config::Norm::Frozen => Norm::Frozen,
+    };
+    let model = models::with_norm(model, norm, settings.weights.as_deref())?;
+    if norm == Norm::Frozen && has_fresh_statistics(&model.graph, &model.parameters) {
+        terminal::note(
+            "warning: model.norm: `frozen` statistics of a model that was never trained are means of 0 and variances of 1: \
+             its norms do nothing but scale; give trained `weights`, or use `group`",
+        );
     }
+    Ok(model)
 }
 
 /// Fills in every default that depends on the data, the model or this machine.
@@ -368,6 +378,25 @@ mod tests {
         }
         let few = build_model(&loaded("[model.x]\n".replace("[model.x]\n", "").as_str()), [3, 32, 32], 0);
         assert!(few.is_err(), "a classifier without classes");
+    }
+
+    #[test]
+    fn the_model_has_the_norm_that_was_asked_for() {
+        let build = |norm: &str| {
+            let mut loaded = loaded("");
+            loaded.config.model.norm = norm.parse::<toml::Value>().unwrap().try_into().unwrap();
+            build_model(&loaded, [3, 32, 32], 10).unwrap()
+        };
+        let names = |model: &Model| {
+            let norms = model.graph.nodes().iter().filter(|node| node.name.starts_with("bn"));
+            norms.map(|node| node.op.operator().name()).collect::<Vec<_>>()
+        };
+        for (norm, name) in [("batch", "batch_norm2d"), ("group", "group_norm"), ("frozen", "frozen_norm2d")]
+        {
+            let model = build(&format!("\"{norm}\""));
+            assert_eq!(names(&model), [name; 4]);
+            assert!(model.parameters.fits(&model.graph), "{norm}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use engine::Precision;
 use engine::{Augment, Decay, OptimiserConfig, Schedule};
-use model::{Graph, zoo};
+use model::{Graph, Norm, Parameters, zoo};
 use tensor::Shape;
 use wire::RunSpec;
 use wire::spec::{
@@ -57,6 +57,13 @@ pub fn enclave(epochs: usize) -> RunSpec {
 /// The same run with products of operands rounded to bf16.
 pub fn bf16(mut spec: RunSpec) -> RunSpec {
     spec.precision = Precision::Bf16;
+    spec
+}
+
+/// The same run with another norm in the place of batch norm.
+pub fn normed(mut spec: RunSpec, norm: Norm) -> RunSpec {
+    let parameters = Parameters::init(&spec.graph, spec.train.seed);
+    spec.graph = norm.convert(&spec.graph, parameters).expect("the graph was built").0;
     spec
 }
 

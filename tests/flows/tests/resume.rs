@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
 use asymflow_flows::{
-    Disk, MemoryHost, bf16, dp_input, enclave, everything, per_step, plain, quantile_clip, randomised_labels,
-    records, two_views, with_epsilon, withheld_labels, without_noise,
+    Disk, MemoryHost, bf16, dp_input, enclave, everything, normed, per_step, plain, quantile_clip,
+    randomised_labels, records, two_views, with_epsilon, withheld_labels, without_noise,
 };
-use model::Parameters;
+use model::{Norm, Parameters};
 use runtime::{Outcome, Run, RunError};
 use wire::RunSpec;
 use wire::accelerator::RecordSet;
@@ -55,7 +55,10 @@ fn stopped_at_every_step() {
     let mut fresh = dp_input(3, 8.0);
     fresh.privacy.release = wire::spec::Release::PerStep;
     let noised = [dp_input(3, 8.0), fresh];
-    for spec in public.into_iter().chain(policies).chain([everything(3)]).chain(rounded).chain(noised) {
+    let norms = [normed(enclave(3), Norm::Group), normed(plain(3), Norm::Frozen)];
+    for spec in
+        public.into_iter().chain(policies).chain([everything(3)]).chain(rounded).chain(noised).chain(norms)
+    {
         let (whole_host, whole) = uninterrupted(&spec);
         for stop in 0..STEPS {
             let mut host = MemoryHost { stop_after: Some(stop), ..MemoryHost::default() };

@@ -1,8 +1,8 @@
 //! Every flow trains; what leaves, and what comes back.
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
-use asymflow_flows::{MemoryHost, bf16, enclave, plain, records, with_epsilon, without_noise};
-use model::Parameters;
+use asymflow_flows::{MemoryHost, bf16, enclave, normed, plain, records, with_epsilon, without_noise};
+use model::{Norm, Parameters};
 use runtime::{Outcome, Run, RunError};
 use wire::RunSpec;
 use wire::accelerator::RecordSet;
@@ -27,6 +27,44 @@ fn plain_and_enclave_agree_bit_for_bit() {
     assert_eq!(a.losses().len(), 2 * TRAIN.div_ceil(16));
     let bits = |host: &MemoryHost| host.losses().iter().map(|l| l.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&a), bits(&b));
+}
+
+/// With every norm, and the three differ.
+#[test]
+fn every_norm_trains_alike_on_both_sides() {
+    let bits = |host: &MemoryHost| host.losses().iter().map(|l| l.to_bits()).collect::<Vec<_>>();
+    let mut last = Vec::new();
+    for norm in [Norm::Batch, Norm::Group, Norm::Frozen] {
+        let losses = [plain(2), enclave(2)].map(|spec| {
+            let mut host = MemoryHost::default();
+            run(&mut host, normed(spec, norm));
+            bits(&host)
+        });
+        assert_eq!(losses[0], losses[1], "{norm:?}");
+        assert_ne!(losses[0], last, "{norm:?}");
+        [last, _] = losses;
+    }
+}
+
+#[test]
+fn group_norm_learns() {
+    for spec in [enclave(6), with_epsilon(6)] {
+        let mut host = MemoryHost::default();
+        let run = run(&mut host, normed(spec, Norm::Group));
+        let scores = run.training_summary(&host).unwrap().scores.unwrap();
+        assert!(scores.accuracy > 0.5, "{scores:?}");
+    }
+}
+
+/// Frozen statistics are in training what they were before it.
+#[test]
+fn frozen_statistics_stay_as_they_were() {
+    let mut host = MemoryHost::default();
+    let spec = normed(enclave(1), Norm::Frozen);
+    let before = Parameters::init(&spec.graph, spec.train.seed);
+    let (_, _, after) = run(&mut host, spec).model_parts().unwrap().remove(0);
+    assert_eq!(after.buffers, before.buffers);
+    assert_ne!(after.params, before.params);
 }
 
 #[test]

@@ -71,6 +71,7 @@ fn no_run_holds_more_than_its_plan() {
         ("delta, stage 1", with(delta, "cnn-small", 64, 2), 0.5),
         ("delta with an accelerator", with(flows::with_epsilon(3), "resnet20", 16, 1), 0.5),
         ("resnet20", with(enclave(), "resnet20", 64, 1), 0.8),
+        ("resnet20, group norm", flows::normed(with(enclave(), "resnet20", 72, 1), model::Norm::Group), 0.8),
         ("resnet20, bf16", flows::bf16(with(enclave(), "resnet20", 80, 1)), 0.8),
         ("resnet20, two threads", with(enclave(), "resnet20", 100, 2), 0.8),
         ("resnet20, computed again", budget, 0.8),

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 pub use check::{FLOWS, parse_augment, parse_shape};
 pub use error::{ConfigError, ConfigFault};
 pub use sections::{
-    Accelerator, Clip, Config, Data, Decomposition, Flow, Labels, Model, Normalise, OnFailure, Optimiser,
-    Privacy, Quantile, Release, Schedule, Train, Trusted,
+    Accelerator, Clip, Config, Data, Decomposition, Flow, Labels, Model, Norm, Normalise, OnFailure,
+    Optimiser, Privacy, Quantile, Release, Schedule, Train, Trusted,
 };
 pub use size::parse_size;
 

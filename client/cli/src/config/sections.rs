@@ -30,6 +30,20 @@ pub struct Model {
     pub weights: Option<PathBuf>,
     /// Default: as many as the data has.
     pub classes: Option<usize>,
+    pub norm: Norm,
+}
+
+/// What stands in the place of every batch norm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Norm {
+    /// Batch norm itself.
+    #[default]
+    Batch,
+    /// Group norm with the same weights: records do not couple.
+    Group,
+    /// Batch norm by its running statistics, also in training: for pre-trained models.
+    Frozen,
 }
 
 /// `[data]`.

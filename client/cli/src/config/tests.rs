@@ -109,7 +109,7 @@ fn precision_needs_a_trusted_part() {
     assert_eq!(parse(SMALL).unwrap().trusted.precision, engine::Precision::F32);
     assert_eq!(parse(&text("enclave", "bf16")).unwrap().trusted.precision, engine::Precision::Bf16);
     assert!(parse(&text("plain", "f32")).is_ok());
-    let noised = text("dp-input", "bf16") + "[privacy]\nepsilon = 8.0\n";
+    let noised = text("dp-input", "bf16") + "\n[privacy]\nepsilon = 8.0\n";
     assert!(parse(&noised).unwrap_err().contains("the flow `dp-input` has no trusted part"));
     let refused = parse(&text("plain", "bf16")).unwrap_err();
     assert!(
@@ -119,11 +119,23 @@ fn precision_needs_a_trusted_part() {
 }
 
 #[test]
+fn norms_by_name() {
+    let norm = |name: &str| {
+        let text = SMALL.replace("[data]", &format!("norm = \"{name}\"\n[data]"));
+        parse(&text).map(|config| config.model.norm)
+    };
+    assert_eq!(parse(SMALL).unwrap().model.norm, Norm::Batch);
+    assert_eq!((norm("group"), norm("frozen")), (Ok(Norm::Group), Ok(Norm::Frozen)));
+    let unknown = norm("layer").unwrap_err();
+    assert!(unknown.contains("RUN.toml:3") && unknown.contains("group"), "{unknown}");
+}
+
+#[test]
 fn flows_and_architectures_by_name() {
     let asymml = parse(&SMALL.replace("enclave", "asymml")).unwrap_err();
     assert_eq!(
         asymml,
-        "RUN.toml:6: flow.kind: `asymml` is not available yet; there are plain, enclave, delta"
+        "RUN.toml:6: flow.kind: `asymml` is not available yet; there are plain, enclave, delta, dp-input"
     );
     assert!(parse(&SMALL.replace("enclave", "detla")).unwrap_err().ends_with("did you mean `delta`?"));
     assert!(parse(&SMALL.replace("cnn-small", "resnet81")).unwrap_err().contains("did you mean `resnet18`?"));
