@@ -3,7 +3,7 @@
 use crate::event::sum_up;
 
 /// Largest accepted |ln| of the ratio between the probability with which a lattice sampler draws a number and that of the
-/// ideal rounded Gaussian: the promise of a sampler that is charged as [`Event::LatticeGaussian`], but for numbers whose
+/// ideal rounded Gaussian: the promise of a sampler that is charged as [`Event::LatticeGaussian`](crate::Event::LatticeGaussian), but for numbers whose
 /// probability is below [`LATTICE_TAIL`] together.
 pub const LATTICE_ETA: f64 = 1.0 / (1u64 << 31) as f64;
 

@@ -10,6 +10,7 @@
 
 use accounting::gaussian;
 use asymflow_attacks::MemoryLedger;
+use kernels::Threads;
 use ledger::{Digest, Kind, RecordSet};
 use mechanism::{
     Answered, BitRelease, BitReleaseConfig, Crossing, Encoding, GradientRelease, GradientReleaseConfig,
@@ -186,7 +187,8 @@ fn noised_vectors() {
                 let receipt = MemoryLedger::default().writer(f64::INFINITY, delta).charge(charge).unwrap();
                 let value: Vec<f32> = x.iter().map(|x| sign * x).collect();
                 let score = |record: u64| {
-                    let message = mechanism.release(&receipt, &[record], &value).unwrap().remove(0);
+                    let message =
+                        mechanism.release(&Threads::new(1), &receipt, &[record], &value).unwrap().remove(0);
                     let sent = message.value().as_chunks::<4>().0.iter();
                     let along: f64 = sent
                         .zip(&x)

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
 use asymflow_attacks::MemoryLedger;
+use kernels::Threads;
 use ledger::{Digest, Kind, RecordSet};
 use mechanism::{
     Answered, BitRelease, BitReleaseConfig, Crossing, Encoding, GradientRelease, LabelRelease, LedgerWriter,
@@ -150,7 +151,8 @@ fn vector_noise(layer: usize, transcript: u8) -> Vec<f64> {
     let transcript = Digest([transcript; 32]);
     let charge = mechanism.charge_step(Digest([9; 32]), RecordSet::of(&records), transcript, "a test");
     let receipt = writer().charge(charge).unwrap();
-    let sent = mechanism.release(&receipt, &records, &vec![0.0; 35 * RECORDS as usize]).unwrap();
+    let sent =
+        mechanism.release(&Threads::new(2), &receipt, &records, &vec![0.0; 35 * RECORDS as usize]).unwrap();
     let words = sent.iter().flat_map(|message| message.value().as_chunks::<4>().0);
     words.map(|word| f64::from(f32::from_le_bytes(*word))).collect()
 }

@@ -9,6 +9,7 @@ use accounting::{Event, gaussian};
 use asymflow_mechanism as mechanism;
 use chacha20::XChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
+use kernels::Threads;
 use ledger::{Charge, Digest, Kind, Ledger, MechanismId, RecordSet};
 use mechanism::{
     BitRelease, BitReleaseConfig, Budget, Encoding, LedgerStore, LedgerWriter, NoiseKey, RecordRelease,
@@ -96,8 +97,9 @@ fn vectors() {
     let (mut writer, _) = writer();
     let charge = mechanism.charge(Digest([1; 32]), RecordSet::of(&[0]), 0, "a benchmark");
     let receipt = writer.charge(charge).expect("no limit");
+    let threads = Threads::new(1);
     let seconds = median(21, || {
-        mechanism.release(&receipt, &[0], &x).expect("charged");
+        mechanism.release(&threads, &receipt, &[0], &x).expect("charged");
     });
     rate("clip, noise, grid, encode    ", numbers, seconds);
     let mut stream = XChaCha20::new(&[1; 32].into(), &[2; 24].into());

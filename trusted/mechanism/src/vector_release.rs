@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use accounting::Event;
+use kernels::Threads;
+use kernels::parts::Chunks;
 use ledger::{Charge, Digest, Kind, MechanismId, RecordSet};
 
 use crate::bit_release::{ReleaseError, UnusableMechanism, clip_scale, samples};
@@ -127,7 +129,8 @@ impl VectorRelease {
         Charge { transcript: Some(transcript), ..self.charge(dataset, records, 0, purpose) }
     }
 
-    /// The vectors of records that were charged, one message each; [`Released::gather`] makes one of them all.
+    /// The vectors of records that were charged, one message each; [`Released::gather`] makes one of them all. Threads divide
+    /// the records.
     ///
     /// NaN and infinities count as 0, as in every release: an error would tell that there were some.
     ///
@@ -137,32 +140,33 @@ impl VectorRelease {
     /// [`ReleaseError::NotCharged`] if `receipt` does not cover a record; [`ReleaseError::Length`].
     pub fn release(
         &self,
+        threads: &Threads,
         receipt: &Receipt,
         records: &[u64],
         vectors: &[f32],
     ) -> Result<Vec<Released<Vec<u8>>>, ReleaseError> {
-        let vectors = samples(self.config.shape, vectors, records.len())?;
-        let mut noised = vec![0.0; self.numbers()];
-        records.iter().zip(vectors).map(|(&id, x)| self.one(receipt, id, x, &mut noised)).collect()
-    }
-
-    fn one(
-        &self,
-        receipt: &Receipt,
-        record: u64,
-        vector: &[f32],
-        noised: &mut [f32],
-    ) -> Result<Released<Vec<u8>>, ReleaseError> {
-        let VectorReleaseConfig { kind, shape: [planes, height, width], encoding, .. } = self.config;
-        if !receipt.covers(record, &self.mechanism) {
+        if let Some(&record) = records.iter().find(|&&record| !receipt.covers(record, &self.mechanism)) {
             return Err(ReleaseError::NotCharged { record });
         }
+        let vectors: Vec<&[f32]> = samples(self.config.shape, vectors, records.len())?.collect();
+        let mut messages = vec![vec![0; self.message_len()]; records.len()];
+        let each = Chunks { data: &mut messages, len: 1 };
+        threads.for_each_part(each, |n, message| {
+            let mut noised = threads.scratch(self.numbers());
+            message
+                .iter_mut()
+                .for_each(|message| self.one(receipt, records[n], vectors[n], &mut noised, message));
+        });
+        let released = |message| Released::new(self.config.kind, message, receipt.clone());
+        Ok(messages.into_iter().map(released).collect())
+    }
+
+    fn one(&self, receipt: &Receipt, record: u64, vector: &[f32], noised: &mut [f32], message: &mut [u8]) {
+        let VectorReleaseConfig { shape: [planes, ..], encoding, .. } = self.config;
         let Charge { dataset, view, transcript, .. } = receipt.charge();
         let mut noise = self.key.stream(dataset, record, *view, &self.mechanism, transcript.as_ref());
         self.perturb(Reduced::All(vector), &mut noise, noised);
-        let mut message = vec![0; (encoding.len)(planes, height * width)];
-        (encoding.write)(noised, planes, &mut message);
-        Ok(Released::new(kind, message, receipt.clone()))
+        (encoding.write)(noised, planes, message);
     }
 
     fn perturb(&self, vector: Reduced<'_>, noise: &mut NoiseStream, out: &mut [f32]) {
@@ -218,7 +222,8 @@ impl RecordRelease for VectorRelease {
         records: Range<u64>,
         vectors: &[f32],
     ) -> Result<Vec<Released<Vec<u8>>>, ReleaseError> {
-        VectorRelease::release(self, receipt, &records.collect::<Vec<_>>(), vectors)
+        let records: Vec<u64> = records.collect();
+        VectorRelease::release(self, &Threads::new(1), receipt, &records, vectors)
     }
 }
 

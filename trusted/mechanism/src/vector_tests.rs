@@ -51,7 +51,7 @@ fn step(
     let charge =
         mechanism.charge_step(DATASET, RecordSet::of(records), Digest([transcript; 32]), "one step, layer 3");
     let receipt = ledger.charge(charge).unwrap();
-    let sent = mechanism.release(&receipt, records, x).unwrap();
+    let sent = mechanism.release(&Threads::new(2), &receipt, records, x).unwrap();
     sent.iter().map(|message| message.value().clone()).collect()
 }
 
@@ -119,6 +119,18 @@ fn what_is_not_a_number_counts_as_zero() {
     assert_eq!(sent([f32::NAN; 4]), sent([0.0; 4]));
 }
 
+#[test]
+fn the_same_for_any_number_of_threads() {
+    let (mechanism, mut ledger) = (mechanism(config([3, 20, 30], 1.0, 1.0)), writer());
+    let receipt = ledger.charge(mechanism.charge(DATASET, RecordSet::range(0..5), 0, "once")).unwrap();
+    let x = vectors(5, 1800);
+    let sent = |threads| {
+        let sent = mechanism.release(&Threads::new(threads), &receipt, &[0, 1, 2, 3, 4], &x).unwrap();
+        sent.iter().map(|message| message.value().clone()).collect::<Vec<_>>()
+    };
+    assert!(sent(1) == sent(2) && sent(1) == sent(3));
+}
+
 /// The same transcript gives the same bytes for nothing, another one new noise for a charge.
 #[test]
 fn noise_is_bound_to_the_transcript() {
@@ -167,13 +179,18 @@ fn nothing_is_released_without_its_charge() {
     let (mechanism, mut ledger) = (mechanism(config([1, 2, 2], 1.0, 1.0)), writer());
     let charge = mechanism.charge(DATASET, RecordSet::of(&[1, 5]), 0, "once");
     let receipt = ledger.charge(charge).unwrap();
-    let refused = |records: &[u64], len| mechanism.release(&receipt, records, &vec![0.0; len]).unwrap_err();
+    let refused = |records: &[u64], len| {
+        mechanism.release(&Threads::new(1), &receipt, records, &vec![0.0; len]).unwrap_err()
+    };
     assert_eq!(refused(&[1, 2], 8), ReleaseError::NotCharged { record: 2 });
     assert_eq!(refused(&[1, 5], 7), ReleaseError::Length { expected: 4, found: 3 });
     let other = VectorReleaseConfig { sigma: 1.5, ..*mechanism.config() };
     let other = VectorRelease::new(other, NoiseKey::new([5; 32])).unwrap();
-    assert_eq!(other.release(&receipt, &[1], &[0.0; 4]).unwrap_err(), ReleaseError::NotCharged { record: 1 });
-    let sent = mechanism.release(&receipt, &[5, 1], &[0.0; 8]).unwrap();
+    assert_eq!(
+        other.release(&Threads::new(1), &receipt, &[1], &[0.0; 4]).unwrap_err(),
+        ReleaseError::NotCharged { record: 1 }
+    );
+    let sent = mechanism.release(&Threads::new(1), &receipt, &[5, 1], &[0.0; 8]).unwrap();
     assert_eq!((sent[0].kind(), sent[0].class()), (Kind::NoisedResiduals, Class::NoisedCounted));
     let all = Released::gather(sent).unwrap();
     assert_eq!(
