@@ -79,6 +79,19 @@ impl RunDir {
         self.path.join(CONFIG).is_file() && !self.path.join(STARTING).exists()
     }
 
+    /// Removes everything; last what says that it may be removed, so that clearing can be cut short as well.
+    fn clear(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                _ if entry.file_name() == STARTING => {}
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        fs::remove_file(self.path.join(STARTING))
+    }
+
     /// Makes the folder for a new run.
     ///
     /// What a start that was cut short has left is removed: nothing had left the trusted process by then.
@@ -87,7 +100,7 @@ impl RunDir {
     /// If there is something else in it already.
     pub fn begin(&self) -> Result<()> {
         if self.path.join(STARTING).exists() {
-            fs::remove_dir_all(&self.path).with_context(|| self.about("cannot be cleared"))?;
+            self.clear().with_context(|| self.about("cannot be cleared"))?;
         }
         let occupied = match fs::read_dir(&self.path) {
             Ok(mut entries) => entries.next().is_some(),
@@ -101,7 +114,9 @@ impl RunDir {
             return Err(Usage::new(text).into());
         }
         self.make()?;
-        self.write(STARTING, b"")
+        // Not through a file of another name, which would be left alone if this were cut short.
+        fs::File::create(self.path.join(STARTING)).with_context(|| self.about("cannot be written"))?;
+        Ok(())
     }
 
     /// Removes the folder of a run that could not be started.
@@ -237,6 +252,9 @@ mod tests {
         assert!(!run.holds_run() && RunDir::existing(run.path()).is_err());
         run.begin().unwrap();
         assert!(!run.path().join("job.sealed").exists());
+        fs::create_dir(run.path().join("folder")).unwrap();
+        run.begin().unwrap();
+        assert!(run.path().join(STARTING).exists() && !run.path().join("folder").exists());
         run.abandon();
         assert!(!run.path().exists());
     }
