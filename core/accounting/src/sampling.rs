@@ -29,7 +29,8 @@ const ROUNDS: usize = 100;
 /// Given all that was drawn before, a number's log ratio of real to ideal probability is at most η in size
 /// ([`LATTICE_ETA`]) and at most 2η² in the mean (a divergence of such a pair). Over `n` numbers it therefore is at most nη; and
 /// at most `η√(2n ln(1/d')) + 2nη²`, but with probability d' (Azuma 1967; advanced composition of Dwork, Rothblum & Vadhan
-/// 2010). Questions may depend on earlier answers. Numbers beyond the stated range add n·[`LATTICE_TAIL`] to d.
+/// 2010). Questions may depend on earlier answers. Numbers beyond the stated range add n·[`LATTICE_TAIL`] to d; that none of
+/// them is, changes a log ratio by twice that at most, for which η has room.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sampling {
     /// `Z`, rounded up.
