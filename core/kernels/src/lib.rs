@@ -10,6 +10,7 @@ pub mod add_relu;
 pub mod batch_norm;
 mod channels;
 mod check;
+pub mod compact;
 pub mod conv2d;
 pub mod conv_norm_relu;
 pub mod denormals;

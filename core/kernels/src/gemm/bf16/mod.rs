@@ -253,7 +253,7 @@ pub(crate) fn pairs_of(n: usize) -> usize {
 
 /// The bits of `x` rounded to bf16 (to nearest, ties to even; a NaN stays one), of which the upper 16 count.
 #[inline(always)]
-fn rounded(x: f32) -> u32 {
+pub(crate) fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
     let up = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     if bits & 0x7fff_ffff > 0x7f80_0000 { bits | 0x0040_0000 } else { up }
