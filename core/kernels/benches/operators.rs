@@ -15,6 +15,7 @@ use asymflow_kernels::activation::Relu;
 use asymflow_kernels::add::Add;
 use asymflow_kernels::add_relu::AddRelu;
 use asymflow_kernels::batch_norm::BatchNorm2d;
+use asymflow_kernels::compact::Format;
 use asymflow_kernels::conv2d::{By, Conv2d, Way};
 use asymflow_kernels::dropout::Dropout;
 use asymflow_kernels::gemm::{self, Matrix};
@@ -78,6 +79,9 @@ fn main() {
     }
     if "memory".contains(&filter) {
         memory_bound();
+    }
+    if "compact".contains(&filter) {
+        compact();
     }
 }
 
@@ -318,6 +322,29 @@ fn depthwise() {
         let dx = rate(flops, best(|| case.backward(true, false)));
         let dw = rate(flops, best(|| case.backward(false, true)));
         println!("{:<28}{forward:>10.1}{dx:>10.1}{dw:>10.1}", format!("{c}, {h}, {kernel}, {stride}"));
+    }
+}
+
+/// Formats of what crosses, beside a copy: GB/s of floats and bytes read and written, in the cache and in memory.
+fn compact() {
+    println!(
+        "\n{:<28}{:>10}{:>10}{:>10}{:>10}",
+        "compact [C, H], GB/s", "copy", "encode", "decode", "+= decode"
+    );
+    for ([channels, height], format) in
+        [[64, 32], [64, 224]].into_iter().flat_map(|size| Format::ALL.map(|format| (size, format)))
+    {
+        let plane = height * height;
+        let (from, mut to) = (aligned(&random(&[channels, plane])), Aligned::zeros(channels * plane));
+        let mut bytes = vec![0; format.encoded_len(channels, plane)];
+        let moved = 4 * from.len() + bytes.len();
+        let copy = rate(8 * from.len(), best(|| black_box(&mut to).copy_from_slice(black_box(&from))));
+        let encode = rate(moved, best(|| format.encode(black_box(&from), channels, black_box(&mut bytes))));
+        let decode = rate(moved, best(|| format.decode(black_box(&bytes), channels, black_box(&mut to))));
+        let added =
+            rate(moved + 4 * to.len(), best(|| format.decode_add(&bytes, channels, black_box(&mut to))));
+        let name = format!("{} {channels}, {height}", format.name());
+        println!("{name:<28}{copy:>10.1}{encode:>10.1}{decode:>10.1}{added:>10.1}");
     }
 }
 
