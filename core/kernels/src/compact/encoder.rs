@@ -8,21 +8,9 @@ pub struct Encoder<'a> {
     pub(super) format: Format,
     pub(super) channels: usize,
     pub(super) plane: usize,
-    /// Empty unless the format has scales.
+    /// Empty unless the format has scales; the bits of the largest sizes until they are [measured](Encoder::measured).
     pub(super) scales: &'a mut [u8],
     pub(super) numbers: &'a mut [u8],
-}
-
-/// The largest size of a plane's numbers, so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Largest(u32);
-
-impl Largest {
-    /// Of these numbers too.
-    #[must_use]
-    pub fn of(self, values: &[f32]) -> Self {
-        Largest(passes::largest(values, self.0))
-    }
 }
 
 impl<'a> Encoder<'a> {
@@ -36,14 +24,22 @@ impl<'a> Encoder<'a> {
         self.channels
     }
 
-    /// Sets the largest size of a plane's numbers, before any of them is put where [`Format::needs_largest`]; elsewhere this
-    /// does nothing.
-    ///
-    /// # Panics
-    /// If there is no such plane.
-    pub fn set_largest(&mut self, channel: usize, largest: Largest) {
-        if self.format.needs_largest() {
-            self.scales[4 * channel..][..4].copy_from_slice(&passes::scale(largest.0).to_le_bytes());
+    /// Whether every number has to be [measured](Encoder::measure) before the first is [put](Encoder::put).
+    pub fn measures(&self) -> bool {
+        self.format == Format::Int8
+    }
+
+    /// Takes numbers of a plane into account for its scale; does nothing where there are no scales.
+    pub fn measure(&mut self, channel: usize, values: &[f32]) {
+        if let Some(most) = self.scales.as_chunks_mut().0.get_mut(channel) {
+            *most = passes::largest(values, u32::from_le_bytes(*most)).to_le_bytes();
+        }
+    }
+
+    /// Makes the scales, when everything was measured.
+    pub fn measured(&mut self) {
+        for most in self.scales.as_chunks_mut().0 {
+            *most = passes::scale(u32::from_le_bytes(*most)).to_le_bytes();
         }
     }
 

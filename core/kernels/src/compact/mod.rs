@@ -20,7 +20,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use encoder::{Encoder, Encoders, Largest};
+pub use encoder::{Encoder, Encoders};
 
 /// The largest size of a number that [`Format::decode`] lets through: products with it and sums of them stay finite.
 pub const LARGEST: f32 = 1e30;
@@ -76,11 +76,6 @@ impl Format {
         }
     }
 
-    /// Whether a plane's numbers cannot be encoded before its largest one is known.
-    pub fn needs_largest(self) -> bool {
-        self == Format::Int8
-    }
-
     /// Encodes one record.
     ///
     /// - Shapes: `values` `[C, P]` → `bytes`, [`Format::encoded_len`] of them, all overwritten
@@ -104,6 +99,7 @@ impl Format {
     pub fn encoder(self, channels: usize, plane: usize, bytes: &mut [u8]) -> Encoder<'_> {
         assert!(bytes.len() == self.encoded_len(channels, plane), "{} bytes for a record", bytes.len());
         let (scales, numbers) = bytes.split_at_mut(self.scales_len(channels));
+        scales.fill(0);
         Encoder { format: self, channels, plane, scales, numbers }
     }
 

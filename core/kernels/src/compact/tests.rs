@@ -160,11 +160,12 @@ fn in_parts(format: Format, values: &[f32], size: [usize; 2], run: usize, togeth
     Threads::new(2).for_each_part((parts, rest), |part, (mut encoder, _)| {
         for c in 0..encoder.channels() {
             let values = &values[(part * together + c) * plane..][..plane];
-            let largest = values.chunks(run).fold(Largest::default(), |most, run| most.of(run));
-            encoder.set_largest(c, largest);
-            for (i, run_of) in values.chunks(run).enumerate() {
-                encoder.put(c, i * run, run_of);
-            }
+            values.chunks(run).for_each(|run| encoder.measure(c, run));
+        }
+        encoder.measured();
+        for c in 0..encoder.channels() {
+            let values = &values[(part * together + c) * plane..][..plane];
+            values.chunks(run).enumerate().for_each(|(i, values)| encoder.put(c, i * run, values));
         }
     });
     bytes
