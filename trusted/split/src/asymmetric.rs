@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{Shape, ShapeError, View};
 
 use crate::Dct;
-use crate::channels::{exact_basis, light_basis, light_scratch};
+use crate::channels::{exact_basis, light_basis, light_macs, light_scratch};
 
 /// How the principal channels are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +59,35 @@ pub enum SplitError {
         most: usize,
     },
     /// Zero rounds find nothing.
-    #[error("the light method needs at least 1 iteration")]
+    #[error("principal channels are not found without iterations: ask for at least 1")]
     Iterations,
+    /// The buffer for encoded residuals is not theirs.
+    #[error("the residuals of {records} records take {expected} bytes as {format}, the buffer holds {found}")]
+    Encoded {
+        /// The format's name.
+        format: &'static str,
+        /// Records of the batch.
+        records: usize,
+        /// Bytes they take.
+        expected: usize,
+        /// Bytes there are.
+        found: usize,
+    },
+    /// A state that another basis has.
+    #[error(
+        "the state of a shared basis of {channels} channels and rank {rank} is {expected} finite numbers, not these {found}: \
+         it was made with another model or rank, or is damaged"
+    )]
+    State {
+        /// Channels of the basis.
+        channels: usize,
+        /// Its rank.
+        rank: usize,
+        /// Numbers of its state.
+        expected: usize,
+        /// Numbers that were given.
+        found: usize,
+    },
     /// More frequencies than a block has, or none.
     #[error("a DCT block of {block} cannot keep {keep} frequencies: keep 1 to {block}")]
     Dct {
@@ -108,14 +135,8 @@ impl AsymmetricSplit {
     /// # Errors
     /// [`SplitError`] if rank, iterations or blocks do not fit the sample.
     pub fn new(config: SplitConfig, sample: Shape) -> Result<Self, SplitError> {
-        let &[c, h, w] = sample.dims() else {
-            return Err(ShapeError::Rank { what: "sample of a split", expected: 3, found: sample }.into());
-        };
         let SplitConfig { rank, iterations, block, keep, .. } = config;
-        let most = c.min(h * w);
-        if rank == 0 || rank > most {
-            return Err(SplitError::Rank { rank, channels: c, pixels: h * w, most });
-        }
+        let [c, h, w] = checked_rank(rank, sample)?;
         if iterations == 0 {
             return Err(SplitError::Iterations);
         }
@@ -153,8 +174,7 @@ impl AsymmetricSplit {
     pub fn macs(&self) -> u64 {
         let [c, h, w] = self.sample;
         let (r, p, low) = (self.config.rank, h * w, self.low[0] * self.low[1]);
-        let n = c.min(p);
-        let decomposition = n * n * c.max(p) + r * (self.config.iterations + 3) * n * n;
+        let decomposition = light_macs([c, p], r, self.config.iterations);
         let dct = 2 * r * self.low[1] * (h * self.dct.block() + self.low[0] * self.dct.block());
         (decomposition + 2 * r * c * p + dct + r * c * low) as u64
     }
@@ -277,14 +297,26 @@ impl AsymmetricSplit {
     }
 }
 
+/// `[C, H, W]` of a sample, if it has so many principal channels.
+pub(crate) fn checked_rank(rank: usize, sample: Shape) -> Result<[usize; 3], SplitError> {
+    let &[c, h, w] = sample.dims() else {
+        return Err(ShapeError::Rank { what: "sample of a split", expected: 3, found: sample }.into());
+    };
+    let most = c.min(h * w);
+    if rank == 0 || rank > most {
+        return Err(SplitError::Rank { rank, channels: c, pixels: h * w, most });
+    }
+    Ok([c, h, w])
+}
+
 /// Batch size of `shape`, if it is a batch of `sample`.
-fn batch(shape: Shape, sample: Shape, what: &'static str) -> Result<usize, SplitError> {
+pub(crate) fn batch(shape: Shape, sample: Shape, what: &'static str) -> Result<usize, SplitError> {
     let n = shape.dims().first().copied().unwrap_or(0);
     let expected = sample.batched(n);
     if shape == expected { Ok(n) } else { Err(ShapeError::Mismatch { what, expected, found: shape }.into()) }
 }
 
-fn checked_len(found: usize, n: usize, sample: Shape) -> Result<usize, SplitError> {
+pub(crate) fn checked_len(found: usize, n: usize, sample: Shape) -> Result<usize, SplitError> {
     let expected = n * sample.len();
     if found == expected {
         Ok(sample.len())
@@ -293,7 +325,7 @@ fn checked_len(found: usize, n: usize, sample: Shape) -> Result<usize, SplitErro
     }
 }
 
-fn samples(data: &mut [f32], n: usize, sample: Shape) -> Result<Chunks<'_, f32>, SplitError> {
+pub(crate) fn samples(data: &mut [f32], n: usize, sample: Shape) -> Result<Chunks<'_, f32>, SplitError> {
     let len = checked_len(data.len(), n, sample)?;
     Ok(Chunks { data, len })
 }

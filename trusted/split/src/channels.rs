@@ -4,10 +4,11 @@
 //! Where `X` has a lower rank, columns may be zero; `Û Ûᵀ` is a projection in either case.
 
 use kernels::gemm::{self, Matrix, multiply};
-use kernels::{Scratch, Threads};
+use kernels::{Scratch, Threads, vectorised};
 
-/// Squared norms below this fraction of what they were before orthogonalisation are rounding, not direction.
-const NOTHING_LEFT: f32 = 1e-12;
+use crate::dense::{add_scaled, dot, fixed_factor, normalise, orthonormalise, transpose};
+use crate::eigen;
+use crate::gram::gram_of_smaller;
 
 /// Writes an approximate principal basis by the light method, with a fixed number of rounds and no branch on the data.
 ///
@@ -43,6 +44,12 @@ pub fn light_basis(
     transpose(&columns, [rank, c], basis);
 }
 
+/// Multiply-adds of [`light_basis`].
+pub(crate) fn light_macs([c, p]: [usize; 2], rank: usize, iterations: usize) -> usize {
+    let n = c.min(p);
+    n * n * c.max(p) + rank * (iterations + 3) * n * n
+}
+
 /// Scratch memory of [`light_basis`], inside a job.
 pub(crate) fn light_scratch([c, p]: [usize; 2], rank: usize) -> Scratch {
     let (n, pixels) = (c.min(p), if c <= p { 0 } else { rank * p });
@@ -76,20 +83,13 @@ fn start(direction: usize, energies: &mut [f32]) {
     }
 }
 
-/// A number in [½, 1) that looks random: a hash of both.
-fn fixed_factor(direction: usize, index: usize) -> f32 {
-    // The finaliser of SplitMix64.
-    let mut bits = ((direction as u64) << 32 ^ index as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    0.5 + (bits >> 41) as f32 / (1u64 << 24) as f32
-}
-
-/// `out = G u` for a symmetric `G`.
-fn times(gram: &[f32], u: &[f32], out: &mut [f32]) {
-    out.fill(0.0);
-    for (row, &weight) in gram.chunks_exact(u.len()).zip(u) {
-        add_scaled(out, weight, row);
+vectorised! {
+    /// `out = G u` for a symmetric `G`.
+    fn times<'a>(gram: &'a [f32], u: &'a [f32], out: &'a mut [f32]) -> () {
+        out.fill(0.0);
+        for (row, &weight) in gram.chunks_exact(u.len()).zip(u) {
+            add_scaled(out, weight, row);
+        }
     }
 }
 
@@ -98,150 +98,46 @@ fn deflate(gram: &mut [f32], u: &[f32], w: &mut [f32]) {
     times(gram, u, w);
     let half = -0.5 * dot(u, w);
     add_scaled(w, half, u);
-    for ((row, &ui), &wi) in gram.chunks_exact_mut(u.len()).zip(u).zip(&*w) {
-        for ((g, &uj), &wj) in row.iter_mut().zip(u).zip(&*w) {
-            *g -= ui * wj + wi * uj;
-        }
-    }
+    subtract_products(gram, u, w);
 }
 
-/// Makes the rows of `rows` `[k, n]` orthonormal, in order (Gram–Schmidt, twice); rows that add nothing become zero.
-fn orthonormalise(rows: &mut [f32], n: usize) {
-    for k in 0..rows.len() / n {
-        let (done, rest) = rows.split_at_mut(k * n);
-        let row = &mut rest[..n];
-        normalise(row);
-        for _ in 0..2 {
-            for other in done.chunks_exact(n) {
-                add_scaled(row, -dot(other, row), other);
+vectorised! {
+    /// `G ← G − u wᵀ − w uᵀ`.
+    fn subtract_products<'a>(gram: &'a mut [f32], u: &'a [f32], w: &'a [f32]) -> () {
+        for ((row, &ui), &wi) in gram.chunks_exact_mut(u.len()).zip(u).zip(w) {
+            for ((g, &uj), &wj) in row.iter_mut().zip(u).zip(w) {
+                *g -= ui * wj + wi * uj;
             }
         }
-        let left = dot(row, row);
-        let keep = if left > NOTHING_LEFT { 1.0 } else { 0.0 };
-        row.iter_mut().for_each(|x| *x *= keep);
-        normalise(row);
-    }
-}
-
-/// Scales to unit length; zero stays zero.
-fn normalise(u: &mut [f32]) {
-    // By the largest element first, so that squares neither overflow nor vanish.
-    let largest = u.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let scale = if largest > 0.0 { 1.0 / largest } else { 0.0 };
-    u.iter_mut().for_each(|x| *x *= scale);
-    let square = dot(u, u);
-    let scale = if square > 0.0 { 1.0 / square.sqrt() } else { 0.0 };
-    u.iter_mut().for_each(|x| *x *= scale);
-}
-
-fn add_scaled(to: &mut [f32], weight: f32, from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(t, &f)| *t += weight * f);
-}
-
-/// Sum of products in eight lanes, in a fixed order.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a8.zip(b8) {
-        lanes.iter_mut().zip(x.iter().zip(y)).for_each(|(lane, (x, y))| *lane += x * y);
-    }
-    lanes.iter().sum::<f32>() + tail
-}
-
-fn transpose(from: &[f32], [rows, cols]: [usize; 2], to: &mut [f32]) {
-    for (r, row) in from.chunks_exact(cols).enumerate() {
-        row.iter().enumerate().for_each(|(c, &x)| to[c * rows + r] = x);
     }
 }
 
 /// Writes the exact principal basis: the leading eigenvectors of `X Xᵀ`, in double precision.
 ///
-/// Slow (`C³`), allocates, and its time depends on the data: for tests and where exactness is asked for.
+/// Slow (`min(C, P)³`), allocates, and its time depends on the data: for tests and where exactness is asked for.
 ///
 /// - Shapes: `x` `[C, P]` → `basis` `[C, rank]`, overwritten
 pub fn exact_basis(x: &[f32], [c, p]: [usize; 2], rank: usize, basis: &mut [f32]) {
-    let eigen = Eigen::of_gram(x, [c, p]);
-    for (row, channel) in basis.chunks_exact_mut(rank).enumerate() {
-        channel.iter_mut().enumerate().for_each(|(k, u)| *u = eigen.vectors[k * c + row] as f32);
-    }
+    let vectors = eigen::vectors(gram_of_smaller(x, [c, p]), c.min(p));
+    let leading: Vec<f32> = vectors[..rank * c.min(p)].iter().map(|&u| u as f32).collect();
+    let mut columns = if c <= p { leading } else { of_pixels(&leading, x, p) };
+    orthonormalise(&mut columns, c);
+    transpose(&columns, [rank, c], basis);
+}
+
+/// Directions of the channels, `u ∝ X v`, from directions `v` of the pixels.
+fn of_pixels(pixels: &[f32], x: &[f32], p: usize) -> Vec<f32> {
+    let product = |v: &[f32], row: &[f32]| -> f64 {
+        v.iter().zip(row).map(|(&v, &x)| f64::from(v) * f64::from(x)).sum()
+    };
+    let direction = |v| x.chunks_exact(p).map(move |row| product(v, row) as f32);
+    pixels.chunks_exact(p).flat_map(direction).collect()
 }
 
 /// Singular values of `X` `[C, P]`, descending, `min(C, P)` of them.
 pub fn singular_values(x: &[f32], [c, p]: [usize; 2]) -> Vec<f64> {
-    let eigen = Eigen::of_gram(x, [c, p]);
-    eigen.values.iter().take(c.min(p)).map(|value| value.max(0.0).sqrt()).collect()
-}
-
-/// Eigenvalues of a symmetric matrix, descending, and eigenvectors as rows.
-struct Eigen {
-    values: Vec<f64>,
-    vectors: Vec<f64>,
-}
-
-impl Eigen {
-    /// Sweeps of Jacobi's method; ten are enough for 2000 channels, more do nothing.
-    const SWEEPS: usize = 40;
-
-    fn of_gram(x: &[f32], [c, p]: [usize; 2]) -> Self {
-        let rows: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
-        let mut a = vec![0.0; c * c];
-        for i in 0..c {
-            for j in 0..=i {
-                let (ri, rj) = (&rows[i * p..(i + 1) * p], &rows[j * p..(j + 1) * p]);
-                let product = ri.iter().zip(rj).map(|(x, y)| x * y).sum();
-                a[i * c + j] = product;
-                a[j * c + i] = product;
-            }
-        }
-        Self::of_symmetric(a, c)
-    }
-
-    /// Jacobi's cyclic method.
-    fn of_symmetric(mut a: Vec<f64>, n: usize) -> Self {
-        let mut vectors: Vec<f64> = (0..n * n).map(|i| if i / n == i % n { 1.0 } else { 0.0 }).collect();
-        let total: f64 = a.iter().map(|x| x * x).sum();
-        for _ in 0..Self::SWEEPS {
-            let off: f64 = (0..n).map(|i| a[i * n..i * n + i].iter().map(|x| x * x).sum::<f64>()).sum();
-            if off.is_nan() || off <= total * 1e-30 {
-                break;
-            }
-            for i in 1..n {
-                (0..i).for_each(|j| rotate(&mut a, &mut vectors, n, j, i));
-            }
-        }
-        let mut order: Vec<usize> = (0..n).collect();
-        order.sort_by(|&i, &j| a[j * n + j].total_cmp(&a[i * n + i]));
-        let values = order.iter().map(|&i| a[i * n + i]).collect();
-        let vectors = order.iter().flat_map(|&i| vectors[i * n..(i + 1) * n].to_vec()).collect();
-        Eigen { values, vectors }
-    }
-}
-
-/// One Jacobi rotation that makes `a[p][q]` zero; eigenvectors are rows of `v`.
-fn rotate(a: &mut [f64], v: &mut [f64], n: usize, p: usize, q: usize) {
-    let apq = a[p * n + q];
-    if apq == 0.0 {
-        return;
-    }
-    let theta = (a[q * n + q] - a[p * n + p]) / (2.0 * apq);
-    let t = theta.signum() / (theta.abs() + theta.hypot(1.0));
-    let cos = 1.0 / t.hypot(1.0);
-    let sin = t * cos;
-    let turn = |x: &mut [f64], i: usize, j: usize| {
-        let (xi, xj) = (x[i], x[j]);
-        x[i] = cos * xi - sin * xj;
-        x[j] = sin * xi + cos * xj;
-    };
-    for k in 0..n {
-        turn(a, k * n + p, k * n + q);
-    }
-    for k in 0..n {
-        turn(a, p * n + k, q * n + k);
-        turn(v, p * n + k, q * n + k);
-    }
-    a[p * n + q] = 0.0;
-    a[q * n + p] = 0.0;
+    let values = eigen::values(gram_of_smaller(x, [c, p]), c.min(p));
+    values.into_iter().map(|value| value.max(0.0).sqrt()).collect()
 }
 
 #[cfg(test)]
@@ -303,13 +199,5 @@ mod tests {
         let mut basis = vec![0.0; 2];
         light_basis(&Threads::new(1), &x, [2, 3], 1, 1, &mut basis);
         assert!((basis[0] + basis[1]).abs() < 1e-6 && basis[0].abs() > 0.7);
-    }
-
-    #[test]
-    fn jacobi_finds_known_eigenvalues() {
-        let eigen = Eigen::of_symmetric(vec![2.0, 1.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 5.0], 3);
-        let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
-        assert!(near(eigen.values[0], 5.0) && near(eigen.values[1], 3.0) && near(eigen.values[2], 1.0));
-        assert!(near(eigen.vectors[2].abs(), 1.0) && near(eigen.vectors[3], eigen.vectors[4]));
     }
 }

@@ -10,6 +10,9 @@
 mod asymmetric;
 pub mod channels;
 mod dct;
+mod dense;
+mod eigen;
+mod gram;
 pub mod spectrum;
 
 pub use asymmetric::{AsymmetricSplit, Method, SplitConfig, SplitError, SplitOutput};
