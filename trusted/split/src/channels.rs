@@ -9,6 +9,7 @@ use kernels::{Scratch, Threads, vectorised};
 use crate::dense::{add_scaled, dot, fixed_factor, normalise, orthonormalise, transpose};
 use crate::eigen;
 use crate::gram::gram_of_smaller;
+pub use crate::subspace::subspace_basis;
 
 /// Writes an approximate principal basis by the light method, with a fixed number of rounds and no branch on the data.
 ///
