@@ -219,11 +219,11 @@ mod tests {
             let (values, vectors) = (values(a.clone(), n), vectors(a.clone(), n));
             assert!(values.is_sorted_by(|a, b| a >= b));
             let row = |i: usize| &vectors[i * n..(i + 1) * n];
-            for at in 0..n * n {
+            for (at, &a) in a.iter().enumerate() {
                 let (i, j) = (at / n, at % n);
                 assert!(near(dot(row(i), row(j)), if i == j { 1.0 } else { 0.0 }));
                 let back: f64 = (0..n).map(|k| values[k] * row(k)[i] * row(k)[j]).sum();
-                assert!(near(back, a[at]), "{n}: {back} {}", a[at]);
+                assert!(near(back, a), "{n}: {back} {a}");
             }
         }
     }

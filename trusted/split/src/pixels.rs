@@ -180,8 +180,8 @@ impl Residual<'_> {
     fn block<S: Simd, const W: usize, const K: usize>(&mut self, simd: S, at: usize, len: usize) {
         let mut sums: [[S::f32s; W]; K] = std::array::from_fn(|c| load(simd, self.x.part(c, at, len)));
         let weights: [&[f32]; K] = std::array::from_fn(|c| &self.basis[c * self.rank..][..self.rank]);
-        for i in 0..self.rank {
-            let v: [S::f32s; W] = load(simd, self.v.part(i, at, len));
+        let vectors = |i| -> [S::f32s; W] { load(simd, self.v.part(i, at, len)) };
+        for (i, v) in (0..self.rank).map(|i| (i, vectors(i))) {
             for c in 0..K {
                 let weight = simd.splat_f32s(-weights[c][i]);
                 for w in 0..W {
