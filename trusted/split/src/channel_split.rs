@@ -10,8 +10,7 @@ use tensor::{Shape, View};
 use crate::SplitError;
 use crate::asymmetric::{batch, checked_len, checked_rank, samples};
 use crate::channels::{exact_basis, light_basis, light_macs, light_scratch};
-use crate::pixels::{TOGETHER, block_len};
-use crate::record::{BLOCKS_AT_ONCE, Record};
+use crate::record::{self, Record};
 use crate::subspace::{subspace_basis, subspace_macs, subspace_scratch};
 
 /// How the principal channels of a record are found.
@@ -108,14 +107,12 @@ impl ChannelSplit {
         if records == 0 {
             return Scratch::NONE;
         }
-        let block = block_len(c).min(p);
         let finding = match self.finding {
             Finding::Light { .. } => light_scratch([c, p], r),
             Finding::Subspace { .. } => subspace_scratch([c, p], r),
             Finding::Shared | Finding::Exact => Scratch::NONE,
         };
-        let at_once = Scratch::shared([r * block * BLOCKS_AT_ONCE.min(p.div_ceil(block))]);
-        finding.or(Scratch::each([TOGETHER * block])).or(at_once)
+        finding.or(record::scratch([c, p], r))
     }
 
     /// Splits a batch.
@@ -144,7 +141,7 @@ impl ChannelSplit {
         let residual = residual.map(|(_, bytes)| self.records(format, n, bytes)).transpose()?;
         let split = |i: usize, basis: &[f32], principal: &mut [f32], bytes: Option<&mut [u8]>| {
             let [c, p] = self.size();
-            let record = Record { x: &x.data[i * len..][..len], size: [c, p], basis };
+            let record = Record::new(&x.data[i * len..][..len], [c, p], basis);
             let encoder = bytes.map(|bytes| format.encoder(c, p, bytes));
             match apart {
                 true => record.split_among(threads, principal, encoder),

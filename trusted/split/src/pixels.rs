@@ -11,62 +11,112 @@ use kernels::pulp::{Simd, WithSimd};
 const VECTORS: usize = 4;
 const ROWS: usize = 4;
 
-/// Rows that [`Residual`] makes at a time.
+/// Rows that [`residual`] makes at a time.
 pub(crate) const TOGETHER: usize = ROWS;
 
-/// Pixels of a record of `c` channels that are projected, and whose residual is made, before the next: their channels
-/// (256 KiB) stay in the second-level cache.
-pub(crate) fn block_len(c: usize) -> usize {
-    const NUMBERS: usize = 1 << 16;
-    (NUMBERS / c.max(1)).next_multiple_of(64).clamp(64, 4096)
+/// Channels that are projected before the next: planes are often whole pages apart, and a set of the first-level cache has
+/// room for few lines.
+const CHANNELS: usize = 16;
+
+/// Pixels of a block, which is projected, and whose residual is made, before the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    pixels: usize,
+    len: usize,
+    rank: usize,
 }
 
-/// The blocks of `p` pixels.
-pub(crate) fn blocks(c: usize, p: usize) -> impl Iterator<Item = Range<usize>> {
-    let len = block_len(c);
-    (0..p).step_by(len).map(move |at| at..p.min(at + len))
+/// The longest vector of any processor.
+const LONGEST: usize = 16;
+
+impl Blocks {
+    /// Of `p` pixels of `c` channels: channels (512 KiB) and principal channels stay in the second-level cache.
+    pub(crate) fn new([c, p]: [usize; 2], rank: usize) -> Self {
+        const NUMBERS: usize = 1 << 17;
+        let most = (NUMBERS / c.max(rank)).next_multiple_of(4 * LONGEST).min(2048);
+        Blocks { pixels: p, len: most.min(p), rank }
+    }
+
+    /// Pixels of the largest block.
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+
+    /// How many there are.
+    pub(crate) fn count(self) -> usize {
+        self.pixels.div_ceil(self.len)
+    }
+
+    /// The pixels of block `i`.
+    pub(crate) fn pixels(self, i: usize) -> Range<usize> {
+        (i * self.len).min(self.pixels)..((i + 1) * self.len).min(self.pixels)
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.count()).map(move |i| self.pixels(i))
+    }
+
+    /// From one row of a block to the next, with room for a last vector: never whole pages.
+    pub(crate) fn stride(self) -> usize {
+        self.len + LONGEST
+    }
+
+    /// Numbers of a block's principal channels.
+    pub(crate) fn principal_len(self) -> usize {
+        self.rank * self.stride()
+    }
 }
 
 /// `V = Ûᵀ X` for some pixels.
 ///
-/// - Shapes: `x` `[C, P]`, `basis` `[C, r]` → rows of `v` at multiples of `v_stride`, `[r, pixels]`
+/// - Shapes: `x` `[C, P]`, `basis` `[C, r]` → rows of `v`, `[r, pixels]`, at multiples of `stride`: that of [`Blocks`]
 pub(crate) fn project(
     x: &[f32],
     [c, p]: [usize; 2],
     pixels: Range<usize>,
     basis: &[f32],
     v: &mut [f32],
-    v_stride: usize,
+    stride: usize,
 ) {
-    assert!(x.len() == c * p && pixels.end <= p);
-    let x = Rows { data: &x[pixels.start.min(x.len())..], stride: p };
-    kernels::dispatch(Project { x, channels: c, pixels: pixels.len(), basis, v, v_stride });
+    assert!(x.len() == c * p && pixels.end <= p && stride >= pixels.len() + LONGEST);
+    let rank = basis.len() / c;
+    for first in (0..c).step_by(CHANNELS) {
+        let channels = first..c.min(first + CHANNELS);
+        kernels::dispatch(Project {
+            x: Rows { data: &x[first * p + pixels.start..], stride: p },
+            pixels: pixels.len(),
+            basis: &basis[first * rank..channels.end * rank],
+            rank,
+            goes_on: first > 0,
+            v,
+            stride,
+        });
+    }
 }
 
 /// `R = X − Û V` for some channels and pixels.
 ///
-/// - Shapes: `x` `[C, P]`, `basis` `[C, r]`, `v` `[r, P]` → `residual` `[channels, pixels]`, at most [`TOGETHER`] channels
+/// - Shapes: `x` `[C, P]`, `basis` `[C, r]`, rows of `v`, `[r, pixels]` → rows of `residual`, `[channels, pixels]`, at most
+///   [`TOGETHER`] channels; both at multiples of `stride`: that of [`Blocks`]
 pub(crate) fn residual(
     x: &[f32],
-    p: usize,
+    [c, p]: [usize; 2],
     [channels, pixels]: [Range<usize>; 2],
-    basis: &[f32],
-    v: &[f32],
+    [basis, v]: [&[f32]; 2],
+    stride: usize,
     residual: &mut [f32],
 ) {
-    assert!(channels.len() <= TOGETHER && pixels.end <= p);
-    let rank = v.len() / p;
-    let x = Rows { data: &x[channels.start * p + pixels.start..], stride: p };
-    let v = Rows { data: &v[pixels.start..], stride: p };
-    let basis = &basis[channels.start * rank..channels.end * rank];
+    assert!(channels.len() <= TOGETHER && pixels.end <= p && stride >= pixels.len() + LONGEST);
+    let rank = basis.len() / c;
     kernels::dispatch(Residual {
-        x,
+        x: Rows { data: &x[channels.start * p + pixels.start..], stride: p },
         channels: channels.len(),
         pixels: pixels.len(),
-        basis,
-        v,
+        basis: &basis[channels.start * rank..channels.end * rank],
         rank,
+        v,
         residual,
+        stride,
     });
 }
 
@@ -78,60 +128,66 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Some numbers of a row.
+    /// Rows from column `at` on.
     #[inline(always)]
-    fn part(self, row: usize, at: usize, len: usize) -> &'a [f32] {
-        &self.data[row * self.stride + at..][..len]
+    fn from_column(self, at: usize) -> impl Iterator<Item = &'a [f32]> {
+        (0..).map(move |row| self.data.get(row * self.stride + at..).unwrap_or_default())
     }
 }
 
+/// Some channels' part in the principal channels.
 struct Project<'a> {
     x: Rows<'a>,
-    channels: usize,
     pixels: usize,
+    /// Of these channels.
     basis: &'a [f32],
+    rank: usize,
+    /// Whether other channels' part is there already.
+    goes_on: bool,
     v: &'a mut [f32],
-    v_stride: usize,
+    stride: usize,
 }
 
+// No closures in what follows: what they do is compiled for this processor's vectors only where they are inlined.
 impl WithSimd for Project<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let rank = self.basis.len() / self.channels.max(1);
-        for_each_vectors::<S>(self.pixels, |at, len| {
-            for first in (0..rank).step_by(ROWS) {
-                match (len / S::F32_LANES, ROWS.min(rank - first)) {
-                    (VECTORS, 4) => self.block::<S, VECTORS, 4>(simd, at, len, first, rank),
-                    (VECTORS, 3) => self.block::<S, VECTORS, 3>(simd, at, len, first, rank),
-                    (VECTORS, 2) => self.block::<S, VECTORS, 2>(simd, at, len, first, rank),
-                    (VECTORS, _) => self.block::<S, VECTORS, 1>(simd, at, len, first, rank),
-                    (_, 4) => self.block::<S, 1, 4>(simd, at, len, first, rank),
-                    (_, 3) => self.block::<S, 1, 3>(simd, at, len, first, rank),
-                    (_, 2) => self.block::<S, 1, 2>(simd, at, len, first, rank),
-                    _ => self.block::<S, 1, 1>(simd, at, len, first, rank),
+        for (at, vectors) in places(self.pixels, S::F32_LANES) {
+            for first in (0..self.rank).step_by(ROWS) {
+                if vectors == VECTORS {
+                    self.rows::<S, VECTORS>(simd, at, first);
+                } else {
+                    self.rows::<S, 1>(simd, at, first);
                 }
             }
-        });
+        }
     }
 }
 
 impl Project<'_> {
-    /// `R` principal channels of `len` pixels, which are `W` vectors or less than one.
     #[inline(always)]
-    fn block<S: Simd, const W: usize, const R: usize>(
-        &mut self,
-        simd: S,
-        at: usize,
-        len: usize,
-        first: usize,
-        rank: usize,
-    ) {
+    fn rows<S: Simd, const W: usize>(&mut self, simd: S, at: usize, first: usize) {
+        match self.rank - first {
+            1 => self.block::<S, W, 1>(simd, at, first),
+            2 => self.block::<S, W, 2>(simd, at, first),
+            3 => self.block::<S, W, 3>(simd, at, first),
+            _ => self.block::<S, W, ROWS>(simd, at, first),
+        }
+    }
+
+    /// `R` principal channels of `W` vectors of pixels.
+    #[inline(always)]
+    fn block<S: Simd, const W: usize, const R: usize>(&mut self, simd: S, at: usize, first: usize) {
         let mut sums = [[simd.splat_f32s(0.0); W]; R];
-        for (c, weights) in self.basis.chunks_exact(rank).enumerate() {
-            let x: [S::f32s; W] = load(simd, self.x.part(c, at, len));
-            let weights = &weights[first..first + R];
+        if self.goes_on {
+            for i in 0..R {
+                sums[i] = load(simd, &self.v[(first + i) * self.stride + at..]);
+            }
+        }
+        for (x, weights) in self.x.from_column(at).zip(self.basis[first..].chunks(self.rank)) {
+            let (x, weights) = (load::<S, W>(simd, x), &weights[..R]);
             for i in 0..R {
                 let weight = simd.splat_f32s(weights[i]);
                 for w in 0..W {
@@ -139,8 +195,8 @@ impl Project<'_> {
                 }
             }
         }
-        for (i, sums) in sums.into_iter().enumerate() {
-            store(simd, &mut self.v[(first + i) * self.v_stride + at..][..len], sums);
+        for i in 0..R {
+            store::<S, W>(&mut self.v[(first + i) * self.stride + at..], sums[i]);
         }
     }
 }
@@ -151,9 +207,10 @@ struct Residual<'a> {
     pixels: usize,
     /// Of these channels.
     basis: &'a [f32],
-    v: Rows<'a>,
     rank: usize,
+    v: &'a [f32],
     residual: &'a mut [f32],
+    stride: usize,
 }
 
 impl WithSimd for Residual<'_> {
@@ -161,27 +218,39 @@ impl WithSimd for Residual<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        for_each_vectors::<S>(self.pixels, |at, len| match (len / S::F32_LANES, self.channels) {
-            (VECTORS, 4) => self.block::<S, VECTORS, 4>(simd, at, len),
-            (VECTORS, 3) => self.block::<S, VECTORS, 3>(simd, at, len),
-            (VECTORS, 2) => self.block::<S, VECTORS, 2>(simd, at, len),
-            (VECTORS, _) => self.block::<S, VECTORS, 1>(simd, at, len),
-            (_, 4) => self.block::<S, 1, 4>(simd, at, len),
-            (_, 3) => self.block::<S, 1, 3>(simd, at, len),
-            (_, 2) => self.block::<S, 1, 2>(simd, at, len),
-            _ => self.block::<S, 1, 1>(simd, at, len),
-        });
+        for (at, vectors) in places(self.pixels, S::F32_LANES) {
+            if vectors == VECTORS {
+                self.rows::<S, VECTORS>(simd, at);
+            } else {
+                self.rows::<S, 1>(simd, at);
+            }
+        }
     }
 }
 
 impl Residual<'_> {
-    /// `K` channels of `len` pixels, which are `W` vectors or less than one.
     #[inline(always)]
-    fn block<S: Simd, const W: usize, const K: usize>(&mut self, simd: S, at: usize, len: usize) {
-        let mut sums: [[S::f32s; W]; K] = std::array::from_fn(|c| load(simd, self.x.part(c, at, len)));
-        let weights: [&[f32]; K] = std::array::from_fn(|c| &self.basis[c * self.rank..][..self.rank]);
-        let vectors = |i| -> [S::f32s; W] { load(simd, self.v.part(i, at, len)) };
-        for (i, v) in (0..self.rank).map(|i| (i, vectors(i))) {
+    fn rows<S: Simd, const W: usize>(&mut self, simd: S, at: usize) {
+        match self.channels {
+            1 => self.block::<S, W, 1>(simd, at),
+            2 => self.block::<S, W, 2>(simd, at),
+            3 => self.block::<S, W, 3>(simd, at),
+            _ => self.block::<S, W, ROWS>(simd, at),
+        }
+    }
+
+    /// `K` channels of `W` vectors of pixels.
+    #[inline(always)]
+    fn block<S: Simd, const W: usize, const K: usize>(&mut self, simd: S, at: usize) {
+        let mut sums = [[simd.splat_f32s(0.0); W]; K];
+        let mut weights = [&self.basis[..self.rank]; K];
+        for c in 0..K {
+            sums[c] = load(simd, &self.x.data[c * self.x.stride + at..]);
+            weights[c] = &self.basis[c * self.rank..][..self.rank];
+        }
+        let v = Rows { data: self.v, stride: self.stride };
+        for (i, v) in (0..self.rank).zip(v.from_column(at)) {
+            let v: [S::f32s; W] = load(simd, v);
             for c in 0..K {
                 let weight = simd.splat_f32s(-weights[c][i]);
                 for w in 0..W {
@@ -189,41 +258,39 @@ impl Residual<'_> {
                 }
             }
         }
-        for (c, sums) in sums.into_iter().enumerate() {
-            store(simd, &mut self.residual[c * self.pixels + at..][..len], sums);
+        for c in 0..K {
+            store::<S, W>(&mut self.residual[c * self.stride + at..], sums[c]);
         }
     }
 }
 
-/// Calls `job(first pixel, how many)`, of [`VECTORS`] vectors, then of one, then of less.
-#[inline(always)]
-fn for_each_vectors<S: Simd>(pixels: usize, mut job: impl FnMut(usize, usize)) {
-    let mut at = 0;
-    while at < pixels {
-        let left = pixels - at;
-        let len =
-            if left >= VECTORS * S::F32_LANES { VECTORS * S::F32_LANES } else { left.min(S::F32_LANES) };
-        job(at, len);
-        at += len;
-    }
+/// First pixels, and how many vectors from each on: [`VECTORS`], then one at a time. The last may reach beyond the pixels,
+/// where rows have room for it.
+fn places(pixels: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
+    let vectors = pixels.div_ceil(lanes);
+    let ones = vectors / VECTORS * VECTORS;
+    let many = (0..ones).step_by(VECTORS).map(move |at| (at * lanes, VECTORS));
+    many.chain((ones..vectors).map(move |at| (at * lanes, 1)))
 }
 
+/// The first vectors of a row; zeros beyond the end of the last.
 #[inline(always)]
 fn load<S: Simd, const W: usize>(simd: S, from: &[f32]) -> [S::f32s; W] {
-    let (vectors, rest) = S::as_simd_f32s(from);
-    match vectors.first_chunk::<W>() {
-        Some(vectors) => *vectors,
-        None => [simd.partial_load_f32s(rest); W],
+    let mut vectors = [simd.splat_f32s(0.0); W];
+    if from.len() >= W * S::F32_LANES {
+        vectors.copy_from_slice(S::as_simd_f32s(&from[..W * S::F32_LANES]).0);
+    } else {
+        for w in 0..W {
+            let rest = from.get(w * S::F32_LANES..).unwrap_or_default();
+            vectors[w] = simd.partial_load_f32s(&rest[..rest.len().min(S::F32_LANES)]);
+        }
     }
+    vectors
 }
 
 #[inline(always)]
-fn store<S: Simd, const W: usize>(simd: S, to: &mut [f32], from: [S::f32s; W]) {
-    let (vectors, rest) = S::as_mut_simd_f32s(to);
-    match vectors.first_chunk_mut::<W>() {
-        Some(vectors) => *vectors = from,
-        None => simd.partial_store_f32s(rest, from[0]),
-    }
+fn store<S: Simd, const W: usize>(to: &mut [f32], from: [S::f32s; W]) {
+    S::as_mut_simd_f32s(&mut to[..W * S::F32_LANES]).0.copy_from_slice(&from);
 }
 
 #[cfg(test)]
@@ -242,28 +309,24 @@ mod tests {
     /// Sizes on both sides of every block's edges; pixels from a first one to a last one.
     #[test]
     fn both_passes_agree_with_the_sums() {
-        for (c, p, rank) in [(1, 1, 1), (5, 70, 3), (9, 200, 6), (8, 64, 8), (13, 131, 9), (6, 15, 2)] {
-            let (x, basis, v) = (numbers(1, c * p), numbers(2, c * rank), numbers(3, rank * p));
+        for (c, p, rank) in [(1, 1, 1), (5, 70, 3), (9, 200, 6), (40, 64, 8), (13, 131, 9), (6, 15, 2)] {
+            let (x, basis) = (numbers(1, c * p), numbers(2, c * rank));
             for pixels in [0..p, p / 3..p, 0..p - p / 4, p..p] {
-                let mut found = vec![f32::NAN; rank * pixels.len()];
-                project(&x, [c, p], pixels.clone(), &basis, &mut found, pixels.len());
-                for (at, &found) in found.iter().enumerate() {
-                    let (i, pixel) = (at / pixels.len(), pixels.start + at % pixels.len());
-                    near(
-                        found,
-                        (0..c).map(|c| f64::from(x[c * p + pixel]) * f64::from(basis[c * rank + i])).sum(),
-                    );
+                let (len, stride) = (pixels.len(), pixels.len() + LONGEST);
+                let mut v = vec![f32::NAN; rank * stride];
+                project(&x, [c, p], pixels.clone(), &basis, &mut v, stride);
+                let x_at = |c: usize, at: usize| f64::from(x[c * p + pixels.start + at]);
+                let weight = |c: usize, i: usize| f64::from(basis[c * rank + i]);
+                for (i, at) in (0..rank).flat_map(|i| (0..len).map(move |at| (i, at))) {
+                    near(v[i * stride + at], (0..c).map(|c| x_at(c, at) * weight(c, i)).sum());
                 }
                 for first in (0..c).step_by(TOGETHER) {
-                    let channels = first..c.min(first + TOGETHER);
-                    let mut found = vec![f32::NAN; channels.len() * pixels.len()];
-                    residual(&x, p, [channels.clone(), pixels.clone()], &basis, &v, &mut found);
-                    for (at, &found) in found.iter().enumerate() {
-                        let (c, pixel) = (first + at / pixels.len(), pixels.start + at % pixels.len());
-                        let low: f64 = (0..rank)
-                            .map(|i| f64::from(basis[c * rank + i]) * f64::from(v[i * p + pixel]))
-                            .sum();
-                        near(found, f64::from(x[c * p + pixel]) - low);
+                    let some = [first..c.min(first + TOGETHER), pixels.clone()];
+                    let mut found = vec![f32::NAN; TOGETHER * stride];
+                    residual(&x, [c, p], some.clone(), [&basis, &v], stride, &mut found);
+                    for (k, at) in some[0].clone().flat_map(|k| (0..len).map(move |at| (k, at))) {
+                        let low: f64 = (0..rank).map(|i| weight(k, i) * f64::from(v[i * stride + at])).sum();
+                        near(found[(k - first) * stride + at], x_at(k, at) - low);
                     }
                 }
             }
@@ -272,9 +335,13 @@ mod tests {
 
     #[test]
     fn blocks_cover_the_pixels_once() {
-        for (c, p) in [(1, 1), (64, 50_176), (512, 196), (3000, 65), (1, 9000)] {
-            assert!(blocks(c, p).flatten().eq(0..p));
-            assert!(blocks(c, p).all(|block| block.len() <= block_len(c)));
+        for (c, p, rank) in
+            [(1, 1, 1), (64, 50_176, 4), (512, 196, 32), (3000, 65, 64), (1, 9000, 1), (5, 64, 5)]
+        {
+            let blocks = Blocks::new([c, p], rank);
+            assert!(blocks.iter().flatten().eq(0..p));
+            assert!(blocks.iter().all(|block| block.len() <= blocks.len()));
+            assert!(blocks.pixels(blocks.count()).is_empty());
         }
     }
 }

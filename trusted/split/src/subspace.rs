@@ -4,7 +4,7 @@ use kernels::gemm::{self, Matrix, multiply};
 use kernels::{Scratch, Threads};
 
 use crate::dense::{fixed_factor, orthonormalise, transpose};
-use crate::pixels::{block_len, blocks, project};
+use crate::pixels::{Blocks, project};
 
 /// Writes an approximate principal basis by subspace iteration, with a fixed number of rounds and no branch on the data.
 ///
@@ -22,17 +22,17 @@ pub fn subspace_basis(
     basis: &mut [f32],
 ) {
     let mut columns = threads.scratch(rank * c);
-    let mut principal = threads.scratch(rank * block_len(c).min(p));
+    let blocks = Blocks::new([c, p], rank);
+    let (mut principal, stride) = (threads.scratch(blocks.principal_len()), blocks.stride());
     start(c, &mut columns);
     for _ in 0..iterations {
         transpose(&columns, [rank, c], basis);
         let mut keep = 0.0;
-        for pixels in blocks(c, p) {
-            let len = pixels.len();
-            let principal = &mut principal[..rank * len];
-            project(x, [c, p], pixels.clone(), basis, principal, len);
-            let block = Matrix::strided(&x[pixels.start..], [c, len], [p, 1]);
-            multiply(threads, 1.0, Matrix::new(principal, rank, len), block.transposed(), keep, &mut columns);
+        for pixels in blocks.iter() {
+            project(x, [c, p], pixels.clone(), basis, &mut principal, stride);
+            let projected = Matrix::strided(&principal, [rank, pixels.len()], [stride, 1]);
+            let block = Matrix::strided(&x[pixels.start..], [c, pixels.len()], [p, 1]);
+            multiply(threads, 1.0, projected, block.transposed(), keep, &mut columns);
             keep = 1.0;
         }
         orthonormalise(&mut columns, c);
@@ -55,6 +55,7 @@ pub(crate) fn subspace_macs([c, p]: [usize; 2], rank: usize, iterations: usize) 
 
 /// Scratch memory of [`subspace_basis`], inside a job.
 pub(crate) fn subspace_scratch([c, p]: [usize; 2], rank: usize) -> Scratch {
-    let block = block_len(c).min(p);
-    gemm::scratch([rank, block, c]).and(Scratch::each([rank * c, rank * block])).in_each()
+    let blocks = Blocks::new([c, p], rank);
+    let buffers = Scratch::each([rank * c, blocks.principal_len()]);
+    gemm::scratch([rank, blocks.len(), c]).and(buffers).in_each()
 }
