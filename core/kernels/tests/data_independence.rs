@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use asymflow_kernels::activation::{LeakyRelu, Prelu, Relu};
 use asymflow_kernels::batch_norm::BatchNorm2d;
+use asymflow_kernels::compact::Format;
 use asymflow_kernels::conv2d::Conv2d;
 use asymflow_kernels::group_norm::GroupNorm;
 use asymflow_kernels::group_norm_add_relu::GroupNormAddRelu;
@@ -50,6 +51,9 @@ fn jobs<'a>() -> Vec<(&'static str, Job<'a>)> {
         ("conv2d in bf16", both_passes(Conv2d::new(DIMS[1], 4, 3).padding(1).precision(Precision::Bf16))),
         ("max_pool2d 2/2/0", both_passes(pool)),
         ("max_pool2d 3/2/1", both_passes(wide)),
+        ("compact f32", both_ways(Format::F32)),
+        ("compact bf16", both_ways(Format::Bf16)),
+        ("compact int8", both_ways(Format::Int8)),
         (
             "softmax_cross_entropy",
             Box::new(move |x: &[f32], labels: &[u32]| {
@@ -104,6 +108,18 @@ fn both_passes<'a>(op: impl Operator + 'a) -> Job<'a> {
             threads: &threads,
         });
         black_box(&dx);
+    })
+}
+
+/// Encodes a record, and adds it decoded.
+fn both_ways<'a>(format: Format) -> Job<'a> {
+    const CHANNELS: usize = 16;
+    let mut bytes = vec![0; format.encoded_len(CHANNELS, ROWS * CLASSES / CHANNELS)];
+    let mut sum = vec![0.0; ROWS * CLASSES];
+    Box::new(move |x, _| {
+        format.encode(x, CHANNELS, &mut bytes);
+        assert!(format.decode_add(black_box(&bytes), CHANNELS, &mut sum));
+        black_box(&sum);
     })
 }
 

@@ -6,7 +6,7 @@
 use kernels::gemm::{self, Matrix, multiply};
 use kernels::{Scratch, Threads, vectorised};
 
-use crate::dense::{add_scaled, dot, fixed_factor, normalise, orthonormalise, transpose};
+use crate::dense::{add_scaled, dot, fixed_factor, inverse, normalise, orthonormalise, transpose};
 use crate::eigen;
 use crate::gram::gram_of_smaller;
 pub use crate::subspace::subspace_basis;
@@ -59,7 +59,13 @@ pub(crate) fn light_scratch([c, p]: [usize; 2], rank: usize) -> Scratch {
 }
 
 /// Power iteration with deflation on a symmetric matrix `gram` `[n, n]`, which is destroyed; `found` `[rank, n]`.
-fn principal_directions(threads: &Threads, gram: &mut [f32], n: usize, iterations: usize, found: &mut [f32]) {
+pub(crate) fn principal_directions(
+    threads: &Threads,
+    gram: &mut [f32],
+    n: usize,
+    iterations: usize,
+    found: &mut [f32],
+) {
     let mut image = threads.scratch(n);
     for (k, u) in found.chunks_exact_mut(n).enumerate() {
         let energies = gram.iter().step_by(n + 1);
@@ -78,7 +84,7 @@ fn principal_directions(threads: &Threads, gram: &mut [f32], n: usize, iteration
 /// than by choice, times fixed factors in [½, 1] so that channels which are each other's negative do not cancel.
 fn start(direction: usize, energies: &mut [f32]) {
     let most = energies.iter().fold(0.0f32, |m, &e| m.max(e));
-    let scale = if most > 0.0 { 1.0 / most } else { 0.0 };
+    let scale = inverse(most);
     for (index, energy) in energies.iter_mut().enumerate() {
         *energy = fixed_factor(direction, index) * (*energy * scale).max(0.0).powi(16);
     }

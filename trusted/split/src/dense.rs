@@ -1,5 +1,6 @@
 //! Vectors of one sample or one layer: sums in a fixed order, no branch on the numbers.
 
+use kernels::select::select_f32;
 use kernels::vectorised;
 
 /// Squared norms below this fraction of what they were before orthogonalisation are rounding, not direction.
@@ -23,7 +24,7 @@ vectorised! {
                 add_scaled(row, -along, other);
             }
         }
-        let keep = f32::from(dot(row, row) > NOTHING_LEFT);
+        let keep = select_f32(dot(row, row) > NOTHING_LEFT, 1.0, 0.0);
         row.iter_mut().for_each(|x| *x *= keep);
         to_unit_length(row);
     }
@@ -36,15 +37,46 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// Scales so that the largest element is 1 in size; zero stays zero.
+    pub(crate) fn to_largest_one<'a>(u: &'a mut [f32]) -> () {
+        largest_one(u);
+    }
+}
+
 #[inline(always)]
 fn to_unit_length(u: &mut [f32]) {
-    // By the largest element first, so that squares neither overflow nor vanish. Sizes compare as their bits do.
+    // By the largest element first, so that squares neither overflow nor vanish.
+    largest_one(u);
+    let scale = inverse_root(dot(u, u));
+    u.iter_mut().for_each(|x| *x *= scale);
+}
+
+#[inline(always)]
+fn largest_one(u: &mut [f32]) {
+    // Sizes compare as their bits do.
     let largest = f32::from_bits(u.iter().fold(0, |most, x| most.max(x.abs().to_bits())));
-    let scale = if largest > 0.0 { 1.0 / largest } else { 0.0 };
+    let scale = inverse(largest);
     u.iter_mut().for_each(|x| *x *= scale);
-    let square = dot(u, u);
-    let scale = if square > 0.0 { 1.0 / square.sqrt() } else { 0.0 };
-    u.iter_mut().for_each(|x| *x *= scale);
+}
+
+/// `1/x`, or 0 unless `x` is above 0.
+#[inline(always)]
+pub(crate) fn inverse(x: f32) -> f32 {
+    unless_nothing(x, |x| 1.0 / x)
+}
+
+/// `1/√x`, or 0 unless `x` is above 0.
+#[inline(always)]
+fn inverse_root(x: f32) -> f32 {
+    unless_nothing(x, |x| 1.0 / x.sqrt())
+}
+
+/// `f(x)`, or 0 unless `x` is above 0. Time does not tell which: dividing by 0 may be faster than by another number.
+#[inline(always)]
+fn unless_nothing(x: f32, f: impl Fn(f32) -> f32) -> f32 {
+    const SOMETHING: f32 = 1.431_126_2;
+    select_f32(x > 0.0, f(select_f32(x > 0.0, x, SOMETHING)), 0.0)
 }
 
 #[inline(always)]

@@ -5,6 +5,7 @@
 
 use super::SMALLEST;
 use crate::gemm::bf16::rounded;
+use crate::select::select_f32;
 use crate::simd::vectorised;
 
 /// The bits of a number but for its sign.
@@ -70,7 +71,7 @@ vectorised! {
 
 #[inline(always)]
 fn quantise(values: &[f32], scale: f32, bytes: &mut [u8]) {
-    let inverse = only_if(scale != 0.0, 1.0 / scale);
+    let inverse = select_f32(scale != 0.0, 1.0 / scale, 0.0);
     for (to, x) in bytes.iter_mut().zip(values) {
         // The lowest byte of the integer, in two's complement.
         *to = (x * inverse + TO_INTEGER).to_bits() as u8;
@@ -81,13 +82,7 @@ fn quantise(values: &[f32], scale: f32, bytes: &mut [u8]) {
 /// finite, neither is the scale.
 #[inline(always)]
 pub(super) fn scale(largest: u32) -> f32 {
-    only_if(largest >= SMALLEST.to_bits(), f32::from_bits(largest) / STEPS)
-}
-
-/// `x`, or 0, without a branch that tells which.
-#[inline(always)]
-fn only_if(condition: bool, x: f32) -> f32 {
-    f32::from_bits(x.to_bits() & u32::from(condition).wrapping_neg())
+    select_f32(largest >= SMALLEST.to_bits(), f32::from_bits(largest) / STEPS, 0.0)
 }
 
 vectorised! {
