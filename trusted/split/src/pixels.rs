@@ -130,7 +130,7 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// Rows from column `at` on.
     #[inline(always)]
-    fn from_column(self, at: usize) -> impl Iterator<Item = &'a [f32]> {
+    fn rows_at(self, at: usize) -> impl Iterator<Item = &'a [f32]> {
         (0..).map(move |row| self.data.get(row * self.stride + at..).unwrap_or_default())
     }
 }
@@ -182,11 +182,11 @@ impl Project<'_> {
     fn block<S: Simd, const W: usize, const R: usize>(&mut self, simd: S, at: usize, first: usize) {
         let mut sums = [[simd.splat_f32s(0.0); W]; R];
         if self.goes_on {
-            for i in 0..R {
-                sums[i] = load(simd, &self.v[(first + i) * self.stride + at..]);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                *sums = load(simd, &self.v[(first + i) * self.stride + at..]);
             }
         }
-        for (x, weights) in self.x.from_column(at).zip(self.basis[first..].chunks(self.rank)) {
+        for (x, weights) in self.x.rows_at(at).zip(self.basis[first..].chunks(self.rank)) {
             let (x, weights) = (load::<S, W>(simd, x), &weights[..R]);
             for i in 0..R {
                 let weight = simd.splat_f32s(weights[i]);
@@ -195,8 +195,8 @@ impl Project<'_> {
                 }
             }
         }
-        for i in 0..R {
-            store::<S, W>(&mut self.v[(first + i) * self.stride + at..], sums[i]);
+        for (i, sums) in sums.iter().enumerate() {
+            store::<S, W>(&mut self.v[(first + i) * self.stride + at..], sums);
         }
     }
 }
@@ -249,7 +249,7 @@ impl Residual<'_> {
             weights[c] = &self.basis[c * self.rank..][..self.rank];
         }
         let v = Rows { data: self.v, stride: self.stride };
-        for (i, v) in (0..self.rank).zip(v.from_column(at)) {
+        for (i, v) in (0..self.rank).zip(v.rows_at(at)) {
             let v: [S::f32s; W] = load(simd, v);
             for c in 0..K {
                 let weight = simd.splat_f32s(-weights[c][i]);
@@ -258,8 +258,8 @@ impl Residual<'_> {
                 }
             }
         }
-        for c in 0..K {
-            store::<S, W>(&mut self.residual[c * self.stride + at..], sums[c]);
+        for (c, sums) in sums.iter().enumerate() {
+            store::<S, W>(&mut self.residual[c * self.stride + at..], sums);
         }
     }
 }
@@ -280,17 +280,17 @@ fn load<S: Simd, const W: usize>(simd: S, from: &[f32]) -> [S::f32s; W] {
     if from.len() >= W * S::F32_LANES {
         vectors.copy_from_slice(S::as_simd_f32s(&from[..W * S::F32_LANES]).0);
     } else {
-        for w in 0..W {
+        for (w, vector) in vectors.iter_mut().enumerate() {
             let rest = from.get(w * S::F32_LANES..).unwrap_or_default();
-            vectors[w] = simd.partial_load_f32s(&rest[..rest.len().min(S::F32_LANES)]);
+            *vector = simd.partial_load_f32s(&rest[..rest.len().min(S::F32_LANES)]);
         }
     }
     vectors
 }
 
 #[inline(always)]
-fn store<S: Simd, const W: usize>(to: &mut [f32], from: [S::f32s; W]) {
-    S::as_mut_simd_f32s(&mut to[..W * S::F32_LANES]).0.copy_from_slice(&from);
+fn store<S: Simd, const W: usize>(to: &mut [f32], from: &[S::f32s; W]) {
+    S::as_mut_simd_f32s(&mut to[..W * S::F32_LANES]).0.copy_from_slice(from);
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use asymflow_split as split;
 use kernels::Threads;
 use serde_json::Value;
-use split::{AsymmetricSplit, Dct, Method, SplitConfig, SplitOutput, channels, spectrum};
+use split::{AsymmetricSplit, Dct, Moments, SplitConfig, SplitOutput, channels, spectrum};
 use tensor::Shape;
 use tensor::View;
 use tensor::compare::{Tolerance, assert_close};
@@ -14,6 +14,12 @@ const TOLERANCE: Tolerance = Tolerance::relative(1e-5);
 
 /// How much energy the light method may lose to the exact decomposition, as a fraction of all, by iterations.
 const LIGHT_MARGINS: [(usize, f64); 4] = [(1, 0.01), (2, 0.005), (4, 0.005), (8, 0.002)];
+
+/// The same for subspace iteration.
+const SUBSPACE_MARGINS: [(usize, f64); 4] = [(1, 0.015), (2, 0.001), (4, 0.0003), (8, 0.0001)];
+
+/// Of a direction: rounding of the input in single precision, as a fraction of its gap to the next one.
+const DIRECTION: f64 = 1e-6;
 
 struct Reference {
     cases: Vec<(String, Value)>,
@@ -110,25 +116,91 @@ fn vectors_decomposition_svd() {
     }
 }
 
+/// A way to find a basis of `[C, P]` of some rank, by so many iterations.
+type Method = fn(&Threads, &[f32], [usize; 2], usize, usize, &mut [f32]);
+
 #[test]
-fn vectors_decomposition_light_is_near_exact() {
+fn vectors_decomposition_iterations_are_near_exact() {
     let Some(reference) = reference() else { return };
     let threads = Threads::new(1);
+    let methods: [(&str, Method, _); 2] = [
+        ("light", channels::light_basis, LIGHT_MARGINS),
+        ("subspace", channels::subspace_basis, SUBSPACE_MARGINS),
+    ];
     for (name, case) in reference.cases(&["ranks"], &[]) {
         let (shape, x) = reference.input(name, case);
         let (c, p) = (shape.dims()[0], shape.record_len());
         for row in case["ranks"].as_array().expect("ranks") {
             let (rank, exact) = (size(row, "r"), row["energy_kept"].as_f64().expect("energy"));
-            for (iterations, margin) in LIGHT_MARGINS {
-                let mut basis = vec![0.0; c * rank];
-                channels::light_basis(&threads, &x, [c, p], rank, iterations, &mut basis);
-                let kept = energy(&x, &low_rank(&x, [c, p], rank, &basis));
-                println!("{name} r {rank} iterations {iterations}: {kept:.5} of {exact:.5}");
-                assert!(kept <= exact + 1e-5, "{name}: rank {rank} keeps more than the best possible");
-                assert!(
-                    kept > exact - margin,
-                    "{name}, rank {rank}, {iterations} iterations: {kept} of {exact}"
-                );
+            for (method, find, margins) in methods {
+                for (iterations, margin) in margins {
+                    let mut basis = vec![0.0; c * rank];
+                    find(&threads, &x, [c, p], rank, iterations, &mut basis);
+                    let kept = energy(&x, &low_rank(&x, [c, p], rank, &basis));
+                    let what = format!("{name}, {method}, rank {rank}, {iterations} iterations");
+                    println!("{what}: {kept:.5} of {exact:.5}");
+                    assert!(kept <= exact + 1e-5, "{what} keeps more than the best possible");
+                    assert!(kept > exact - margin, "{what}: {kept} of {exact}");
+                }
+            }
+        }
+    }
+}
+
+/// Directions and principal channels themselves, up to a sign each.
+#[test]
+fn vectors_decomposition_directions() {
+    let Some(reference) = reference() else { return };
+    for (name, case) in reference.cases(&["ranks"], &[]) {
+        let (shape, x) = reference.input(name, case);
+        let (c, p) = (shape.dims()[0], shape.record_len());
+        let (u_shape, u) = reference.tensors.f32(&format!("{name}/U"));
+        let (_, v) = reference.tensors.f32(&format!("{name}/V"));
+        let singular = reference.tensors.f32(&format!("{name}/singular_values")).1;
+        let rank = u_shape[1];
+        let mut basis = vec![0.0; c * rank];
+        channels::exact_basis(&x, [c, p], rank, &mut basis);
+        let column = |matrix: &[f32], i: usize| -> Vec<f64> {
+            matrix.chunks_exact(rank).map(|row| row[i].into()).collect()
+        };
+        for i in 0..rank {
+            let (found, expected) = (column(&basis, i), column(&u, i));
+            let along: f64 = found.iter().zip(&expected).map(|(a, b)| a * b).sum();
+            // By the smaller gap to a neighbour.
+            let (before, s, after) =
+                (singular[i.max(1) - 1], f64::from(singular[i]), f64::from(singular[i + 1]));
+            let gap = if i == 0 { s - after } else { (f64::from(before) - s).min(s - after) };
+            let bound = DIRECTION * f64::from(singular[0]) / gap;
+            let difference =
+                found.iter().zip(&expected).map(|(a, b)| (a - along.signum() * b).powi(2)).sum::<f64>();
+            assert!(difference.sqrt() < bound, "{name}, direction {i}: {} over {bound}", difference.sqrt());
+            // The principal channel is σ v.
+            let principal =
+                (0..p).map(|pixel| (0..c).map(|c| found[c] * f64::from(x[c * p + pixel])).sum::<f64>());
+            let difference: f64 =
+                principal.zip(column(&v, i)).map(|(found, v)| (found - along.signum() * s * v).powi(2)).sum();
+            assert!(
+                difference.sqrt() < 2.0 * bound * f64::from(singular[0]),
+                "{name}, principal channel {i}"
+            );
+        }
+    }
+}
+
+#[test]
+fn vectors_decomposition_curves() {
+    let Some(reference) = reference() else { return };
+    let threads = Threads::new(2);
+    for (name, case) in reference.cases(&["ranks"], &[]) {
+        let (shape, x) = reference.input(name, case);
+        let mut moments = Moments::new(shape);
+        moments.add(&threads, &x);
+        for row in case["ranks"].as_array().expect("ranks") {
+            let (rank, kept) = (size(row, "r"), row["energy_kept"].as_f64().expect("energy"));
+            // One record shares with nobody.
+            for curve in [moments.per_record().clone(), moments.shared()] {
+                near(curve.kept(rank), kept, name);
+                assert_eq!(curve.rank_for(kept - 1e-6), rank);
             }
         }
     }
@@ -162,7 +234,7 @@ fn vectors_decomposition_svd_dct() {
         let (shape, x) = reference.input(name, case);
         let rank = size(case, "r");
         let (block, keep) = (size(case, "block"), size(case, "keep"));
-        let config = SplitConfig { rank, method: Method::Exact, iterations: 1, block, keep };
+        let config = SplitConfig { rank, method: split::Method::Exact, iterations: 1, block, keep };
         let split = AsymmetricSplit::new(config, shape).expect("the split fits");
         let mut principal = vec![0.0; split.principal_shape().len()];
         let mut basis = vec![0.0; split.basis_shape().len()];
