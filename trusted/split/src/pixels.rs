@@ -33,7 +33,7 @@ impl Blocks {
     /// Of `p` pixels of `c` channels: channels (512 KiB) and principal channels stay in the second-level cache.
     pub(crate) fn new([c, p]: [usize; 2], rank: usize) -> Self {
         const NUMBERS: usize = 1 << 17;
-        let most = (NUMBERS / c.max(rank)).next_multiple_of(4 * LONGEST).min(2048);
+        let most = (NUMBERS / c.max(rank)).next_multiple_of(4 * LONGEST).min(1024);
         Blocks { pixels: p, len: most.min(p), rank }
     }
 
@@ -275,7 +275,7 @@ fn places(pixels: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// The first vectors of a row; zeros beyond the end of the last.
 #[inline(always)]
-fn load<S: Simd, const W: usize>(simd: S, from: &[f32]) -> [S::f32s; W] {
+pub(crate) fn load<S: Simd, const W: usize>(simd: S, from: &[f32]) -> [S::f32s; W] {
     let mut vectors = [simd.splat_f32s(0.0); W];
     if from.len() >= W * S::F32_LANES {
         vectors.copy_from_slice(S::as_simd_f32s(&from[..W * S::F32_LANES]).0);
@@ -286,6 +286,17 @@ fn load<S: Simd, const W: usize>(simd: S, from: &[f32]) -> [S::f32s; W] {
         }
     }
     vectors
+}
+
+/// As many numbers of vectors as there is room for.
+#[inline(always)]
+pub(crate) fn store_some<S: Simd, const W: usize>(simd: S, to: &mut [f32], from: &[S::f32s; W]) {
+    if to.len() >= W * S::F32_LANES {
+        return store::<S, W>(to, from);
+    }
+    for (to, &from) in to.chunks_mut(S::F32_LANES).zip(from) {
+        simd.partial_store_f32s(to, from);
+    }
 }
 
 #[inline(always)]

@@ -1,7 +1,10 @@
 //! Kernels of a convolution for principal channels instead of channels, and the gradient of the kernels.
 
 use kernels::gemm::{self, Matrix, multiply};
+use kernels::pulp::{Simd, WithSimd};
 use kernels::{Scratch, Threads};
+
+use crate::pixels::{load, store_some};
 
 /// Kernels that read principal channels: `W'[k, i] = Σ_c Û[c, i] W[k, c]`, over the channels of `k`'s group.
 ///
@@ -53,21 +56,84 @@ pub fn add_kernel_gradient(
 ) {
     let grouped = Grouped::new(sizes, rank, [out.len(), basis.len(), grad.len()]);
     let Grouped { channels, taps, .. } = grouped;
+    let mut repeated = threads.scratch(repeated_len(sizes, rank));
+    repeat(basis, rank, taps, &mut repeated);
     threads.for_each_chunk(out, grouped.together() * channels * taps, |part, out| {
         let first = part * grouped.together();
         for (k, out) in
             (first..).step_by(grouped.at_once()).zip(out.chunks_mut(grouped.at_once() * channels * taps))
         {
             let rows = out.len() / (channels * taps);
-            let basis = grouped.basis(basis, k);
             let grad = &grad[k * rank * taps..][..rows * rank * taps];
             if taps == 1 {
-                multiply(threads, 1.0, Matrix::new(grad, rows, rank), basis.transposed(), 1.0, out);
+                let basis = grouped.basis(basis, k).transposed();
+                multiply(threads, 1.0, Matrix::new(grad, rows, rank), basis, 1.0, out);
             } else {
-                multiply(threads, 1.0, basis, Matrix::new(grad, rank, taps), 1.0, out);
+                let mut windows = threads.scratch(rank * (WINDOW + taps));
+                repeat_taps(grad, taps, &mut windows);
+                let from = k / grouped.kernels * channels * taps;
+                let (basis, stride) = (&repeated[from..], sizes[1] * taps);
+                kernels::dispatch(AddProducts { out, basis, stride, windows: &windows, taps });
             }
         }
     });
+}
+
+/// Numbers that [`AddProducts`] makes together: four of the longest vectors.
+const WINDOW: usize = 64;
+
+/// Length of a basis with every number repeated for each tap, where there is more than one.
+fn repeated_len([_, c, _, taps]: [usize; 4], rank: usize) -> usize {
+    if taps == 1 { 0 } else { rank * c * taps }
+}
+
+/// A basis `[C, r]` as rows `[r, C, taps]`, each number as often as there are taps.
+fn repeat(basis: &[f32], rank: usize, taps: usize, repeated: &mut [f32]) {
+    let row = basis.len() / rank * taps;
+    for (i, row) in repeated.chunks_exact_mut(row).enumerate() {
+        let weights = basis[i..].iter().step_by(rank);
+        row.chunks_exact_mut(taps).zip(weights).for_each(|(to, &weight)| to.fill(weight));
+    }
+}
+
+/// Each row of `rows` `[r, taps]` again and again, so that a window of it may begin at any tap.
+fn repeat_taps(rows: &[f32], taps: usize, windows: &mut [f32]) {
+    for (row, window) in rows.chunks_exact(taps).zip(windows.chunks_exact_mut(WINDOW + taps)) {
+        window.chunks_mut(taps).for_each(|to| to.copy_from_slice(&row[..to.len()]));
+    }
+}
+
+/// `out[c·taps + t] += Σ_i basis[i·stride + c·taps + t] · windows[i, t]`: numbers that lie side by side, at once.
+struct AddProducts<'a> {
+    out: &'a mut [f32],
+    basis: &'a [f32],
+    stride: usize,
+    windows: &'a [f32],
+    taps: usize,
+}
+
+impl WithSimd for AddProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let AddProducts { out, basis, stride, windows, taps } = self;
+        let mut at = 0;
+        for out in out.chunks_mut(4 * S::F32_LANES) {
+            // Where the last is shorter, what is read beyond it is not stored.
+            let mut sums = load::<S, 4>(simd, out);
+            let windows = windows.chunks_exact(WINDOW + taps);
+            for (i, window) in windows.enumerate() {
+                let basis = load::<S, 4>(simd, &basis[i * stride + at..]);
+                let window = load::<S, 4>(simd, &window[at % taps..]);
+                for w in 0..4 {
+                    sums[w] = simd.mul_add_e_f32s(basis[w], window[w], sums[w]);
+                }
+            }
+            store_some::<S, 4>(simd, out, &sums);
+            at += 4 * S::F32_LANES;
+        }
+    }
 }
 
 /// Scratch memory that either function takes.
@@ -78,9 +144,9 @@ pub fn scratch(sizes: [usize; 4], rank: usize) -> Scratch {
     let rows = grouped.at_once();
     let products = match taps {
         1 => gemm::scratch([rows, channels, rank]).or(gemm::scratch([rows, rank, channels])),
-        _ => gemm::scratch([rank, channels, taps]).or(gemm::scratch([channels, rank, taps])),
+        _ => gemm::scratch([rank, channels, taps]).or(Scratch::each([rank * (WINDOW + taps)])),
     };
-    products.in_each()
+    products.in_each().and(Scratch::shared([repeated_len(sizes, rank)]))
 }
 
 /// Kernels of one group: `kernels` of them read the same `channels`.
