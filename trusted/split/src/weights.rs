@@ -122,12 +122,13 @@ impl WithSimd for AddProducts<'_> {
         for out in out.chunks_mut(4 * S::F32_LANES) {
             // Where the last is shorter, what is read beyond it is not stored.
             let mut sums = load::<S, 4>(simd, out);
-            let windows = windows.chunks_exact(WINDOW + taps);
-            for (i, window) in windows.enumerate() {
-                let basis = load::<S, 4>(simd, &basis[i * stride + at..]);
-                let window = load::<S, 4>(simd, &window[at % taps..]);
+            let (mut basis, phase) = (&basis[at..], at % taps);
+            for window in windows.chunks_exact(WINDOW + taps) {
+                let weights = load::<S, 4>(simd, basis);
+                basis = basis.get(stride..).unwrap_or_default();
+                let window = load::<S, 4>(simd, &window[phase..phase + WINDOW]);
                 for w in 0..4 {
-                    sums[w] = simd.mul_add_e_f32s(basis[w], window[w], sums[w]);
+                    sums[w] = simd.mul_add_e_f32s(weights[w], window[w], sums[w]);
                 }
             }
             store_some::<S, 4>(simd, out, &sums);
