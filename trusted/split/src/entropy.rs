@@ -1,10 +1,11 @@
 //! Bounds on the SVD-channel entropy of a layer's output, from that of its input.
 //!
 //! Entropies are in bits; `R = 2^μ` is how many principal channels they ask for
-//! ([`spectrum::channels_needed`](crate::spectrum::channels_needed) rounds it up). Bounds speak of exact ranks in the
-//! papers; for entropies they are rules of thumb, to be read beside measured values.
+//! ([`spectrum::channels_needed`](crate::spectrum::channels_needed) rounds it up). ReLU and max pooling have no rule: what
+//! they do is measured.
 //!
-//! - Source: 3LegRace, "Theoretical analysis on low-rank structure"; `design/flows.md`, section 1
+//! - Source: 3LegRace, the analysis of low-rank structure in CNNs. Its statements are about ranks; taken for entropies they
+//!   are rules of thumb, to be read beside what is measured
 
 /// A 1×1 convolution mixes channels, and average pooling mixes pixels: neither adds a principal channel.
 pub fn after_pointwise(mu: f64) -> f64 {
@@ -16,8 +17,10 @@ pub fn after_batch_norm(mu: f64) -> f64 {
     (mu.exp2() + 1.0).log2()
 }
 
-/// A `k × k` convolution: `1` principal channel of its input becomes at most `k²`, one for each shift, of which smooth images
-/// need `(k + 1)/2` — about twice as many for `k = 3`; never more than there are output channels.
+/// A `k × k` convolution: about twice as many principal channels for `k = 3`, and never more than there are channels.
+///
+/// For other sizes, `(k + 1)/2` times as many: the straight line through `k = 1`, which adds none, and `k = 3`. The paper does
+/// not speak of them.
 pub fn after_convolution(mu: f64, [height, width]: [usize; 2], output_channels: usize) -> f64 {
     let factor = (height.max(width) + 1) as f64 / 2.0;
     (mu.exp2() * factor).min(output_channels.max(1) as f64).log2()
