@@ -3,6 +3,9 @@
 //! Sums of either are chains of fused multiply-adds in the order of channels, or of principal channels, whatever the
 //! blocks.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use kernels::pulp::{Simd, WithSimd};
@@ -302,57 +305,4 @@ pub(crate) fn store_some<S: Simd, const W: usize>(simd: S, to: &mut [f32], from:
 #[inline(always)]
 fn store<S: Simd, const W: usize>(to: &mut [f32], from: &[S::f32s; W]) {
     S::as_mut_simd_f32s(&mut to[..W * S::F32_LANES]).0.copy_from_slice(from);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dense::fixed_factor;
-
-    fn numbers(seed: usize, len: usize) -> Vec<f32> {
-        (0..len).map(|i| 4.0 * fixed_factor(seed, i) - 3.0).collect()
-    }
-
-    fn near(found: f32, expected: f64) {
-        assert!((f64::from(found) - expected).abs() < 1e-4, "{found} {expected}");
-    }
-
-    /// Sizes on both sides of every block's edges; pixels from a first one to a last one.
-    #[test]
-    fn both_passes_agree_with_the_sums() {
-        for (c, p, rank) in [(1, 1, 1), (5, 70, 3), (9, 200, 6), (40, 64, 8), (13, 131, 9), (6, 15, 2)] {
-            let (x, basis) = (numbers(1, c * p), numbers(2, c * rank));
-            for pixels in [0..p, p / 3..p, 0..p - p / 4, p..p] {
-                let (len, stride) = (pixels.len(), pixels.len() + LONGEST);
-                let mut v = vec![f32::NAN; rank * stride];
-                project(&x, [c, p], pixels.clone(), &basis, &mut v, stride);
-                let x_at = |c: usize, at: usize| f64::from(x[c * p + pixels.start + at]);
-                let weight = |c: usize, i: usize| f64::from(basis[c * rank + i]);
-                for (i, at) in (0..rank).flat_map(|i| (0..len).map(move |at| (i, at))) {
-                    near(v[i * stride + at], (0..c).map(|c| x_at(c, at) * weight(c, i)).sum());
-                }
-                for first in (0..c).step_by(TOGETHER) {
-                    let some = [first..c.min(first + TOGETHER), pixels.clone()];
-                    let mut found = vec![f32::NAN; TOGETHER * stride];
-                    residual(&x, [c, p], some.clone(), [&basis, &v], stride, &mut found);
-                    for (k, at) in some[0].clone().flat_map(|k| (0..len).map(move |at| (k, at))) {
-                        let low: f64 = (0..rank).map(|i| weight(k, i) * f64::from(v[i * stride + at])).sum();
-                        near(found[(k - first) * stride + at], x_at(k, at) - low);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn blocks_cover_the_pixels_once() {
-        for (c, p, rank) in
-            [(1, 1, 1), (64, 50_176, 4), (512, 196, 32), (3000, 65, 64), (1, 9000, 1), (5, 64, 5)]
-        {
-            let blocks = Blocks::new([c, p], rank);
-            assert!(blocks.iter().flatten().eq(0..p));
-            assert!(blocks.iter().all(|block| block.len() <= blocks.len()));
-            assert!(blocks.pixels(blocks.count()).is_empty());
-        }
-    }
 }
