@@ -5,8 +5,8 @@ use model::{Graph, Parameters};
 use serde::{Deserialize, Serialize};
 use tensor::{Tensor, View};
 
-use crate::executor::Pass;
-use crate::{Arena, Executor, Layout, Optimiser, OptimiserConfig, Plans, orthogonality};
+use crate::executor::{Elsewhere, Nowhere, Pass};
+use crate::{Arena, Executor, Layout, Optimiser, OptimiserConfig, Plans, Rewritten, orthogonality};
 
 /// A graph, its parameters and their optimiser.
 pub struct Learner {
@@ -68,7 +68,20 @@ impl Learner {
         optimiser: OptimiserConfig,
         batch: usize,
     ) -> Result<Self, StateError> {
-        let (plans, timeline) = Plans::of(&graph, batch, false);
+        Learner::rewritten(Rewritten::fused(&graph), parameters, optimiser, batch)
+    }
+
+    /// [`Learner::without_memory`] for a model that was rewritten already.
+    ///
+    /// # Errors
+    /// [`StateError`] if `parameters` are not those of the model.
+    pub fn rewritten(
+        graphs: Rewritten,
+        parameters: Parameters,
+        optimiser: OptimiserConfig,
+        batch: usize,
+    ) -> Result<Self, StateError> {
+        let (plans, timeline) = Plans::rewritten(graphs, batch, false);
         Learner::part(&plans, &timeline.lay_out(), parameters, optimiser)
     }
 
@@ -101,10 +114,15 @@ impl Learner {
     pub fn take_memory(&mut self, recompute: bool) {
         // Given back before the new one is made.
         self.executor.swap_arena(&mut Arena::default());
-        let (plans, timeline) = Plans::of(self.executor.graph(), self.batch(), recompute);
+        let (plans, timeline) = Plans::rewritten(self.graphs(), self.batch(), recompute);
         let layout = timeline.lay_out();
         self.move_to(&plans, &layout);
         self.executor.swap_arena(&mut layout.arena());
+    }
+
+    fn graphs(&self) -> Rewritten {
+        let (training, inference) = (self.executor.runs().clone(), self.inference.runs().clone());
+        Rewritten { model: self.graph().clone(), training, inference }
     }
 
     /// Takes the places of another layout, as a part of a longer run; see [`Learner::part`].
@@ -147,7 +165,12 @@ impl Learner {
 
     /// Output `[records, …]` for what [`Learner::input_mut`] holds.
     pub fn forward(&mut self, pass: Pass, threads: &Threads) -> &[f32] {
-        self.executor.forward(&mut self.parameters, pass, threads)
+        self.forward_with(&mut Nowhere, pass, threads)
+    }
+
+    /// [`Learner::forward`] where some nodes are computed elsewhere.
+    pub fn forward_with(&mut self, elsewhere: &mut dyn Elsewhere, pass: Pass, threads: &Threads) -> &[f32] {
+        self.executor.forward_with(elsewhere, &mut self.parameters, pass, threads)
     }
 
     /// The output of the last forward pass, `[records, …]`, until the next pass begins.
@@ -177,6 +200,29 @@ impl Learner {
         self.executor.backward_in_place(&self.parameters, pass, want_input, threads);
     }
 
+    /// [`Learner::backward`] where some nodes are computed elsewhere.
+    pub fn backward_with(
+        &mut self,
+        elsewhere: &mut dyn Elsewhere,
+        grad_output: &[f32],
+        pass: Pass,
+        want_input: bool,
+        threads: &Threads,
+    ) {
+        self.executor.set_grad_output(grad_output, pass.records);
+        self.executor.backward_with(elsewhere, &self.parameters, pass, want_input, threads);
+    }
+
+    /// The gradient of the input after a backward pass that was asked for it, `[records, C, H, W]`.
+    pub fn grad_input(&self, records: usize) -> Option<&[f32]> {
+        self.executor.grad_input(records)
+    }
+
+    /// The gradients of the last backward pass, to add to.
+    pub fn gradients_mut(&mut self) -> &mut [Tensor] {
+        self.executor.graph_and_gradients().1
+    }
+
     /// Adds the gradient of `weight · Σ ‖W Wᵀ − I‖²` over all convolutions to the last gradients.
     pub fn regularise_orthogonality(&mut self, weight: f32, threads: &Threads) {
         let (graph, grads) = self.executor.graph_and_gradients();
@@ -204,8 +250,19 @@ impl Learner {
     /// Output in evaluation mode for what [`Learner::input_mut`] holds: the bits of [`Learner::forward`], sooner, and nothing
     /// that a backward pass could use.
     pub fn predict(&mut self, records: usize, threads: &Threads) -> &[f32] {
+        self.predict_with(&mut Nowhere, records, threads)
+    }
+
+    /// [`Learner::predict`] where some nodes are computed elsewhere.
+    pub fn predict_with(
+        &mut self,
+        elsewhere: &mut dyn Elsewhere,
+        records: usize,
+        threads: &Threads,
+    ) -> &[f32] {
         self.executor.exchange_arena(&mut self.inference);
-        self.inference.forward(&mut self.parameters, Pass { records, mode: Mode::Eval }, threads);
+        let pass = Pass { records, mode: Mode::Eval };
+        self.inference.forward_with(elsewhere, &mut self.parameters, pass, threads);
         self.executor.exchange_arena(&mut self.inference);
         // Its place is the same in both.
         self.executor.output(records)
@@ -218,6 +275,12 @@ impl Learner {
             optimiser: self.optimiser.state().to_vec(),
             updates: self.optimiser.steps(),
         }
+    }
+
+    /// Everything that training changes, without what runs it.
+    pub fn into_state(self) -> LearnerState {
+        let updates = self.optimiser.steps();
+        LearnerState { parameters: self.parameters, optimiser: self.optimiser.into_state(), updates }
     }
 
     /// Everything that training changes.

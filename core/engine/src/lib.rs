@@ -17,13 +17,13 @@ pub mod schedule;
 pub mod timeline;
 
 pub use augment::{Augment, Draw};
-pub use executor::{Executor, Pass};
+pub use executor::{Elsewhere, Executor, Nowhere, Pass};
 pub use fuse::{for_inference as fused_for_inference, for_training as fused_for_training};
 pub use input::{FormError, InputForm};
 pub use kernels::Precision;
 pub use kernels::trace;
 pub use learner::{Learner, LearnerState, LearnerStateRef, StateError};
 pub use optimiser::{Optimiser, OptimiserConfig};
-pub use plan::{Plan, Plans};
+pub use plan::{Plan, Plans, Rewritten};
 pub use schedule::{Decay, Schedule};
 pub use timeline::{Arena, Layout, Timeline};

@@ -54,6 +54,11 @@ impl Optimiser {
         &self.state
     }
 
+    /// State tensors, without the rest.
+    pub fn into_state(self) -> Vec<Tensor> {
+        self.state
+    }
+
     /// Number of updates made so far.
     pub fn steps(&self) -> u64 {
         self.steps

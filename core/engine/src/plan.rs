@@ -47,21 +47,50 @@ pub struct Plans {
     pub inference: Plan,
 }
 
+/// A model with its rewrites for one executor, which read the model's parameters.
+#[derive(Clone, Debug)]
+pub struct Rewritten {
+    pub model: Graph,
+    pub training: Graph,
+    pub inference: Graph,
+}
+
+impl Rewritten {
+    /// Chains of operators fused.
+    pub fn fused(graph: &Graph) -> Self {
+        Rewritten {
+            model: graph.clone(),
+            training: fuse::for_training(graph),
+            inference: fuse::for_inference(graph),
+        }
+    }
+}
+
 impl Plans {
     /// The buffers of one step over `graph`: forward in evaluation mode, or forward, loss, backward.
     pub fn of(graph: &Graph, batch: usize, recompute: bool) -> (Self, Timeline) {
+        Plans::rewritten(Rewritten::fused(graph), batch, recompute)
+    }
+
+    /// [`Plans::of`] for a model that was rewritten already.
+    pub fn rewritten(graphs: Rewritten, batch: usize, recompute: bool) -> (Self, Timeline) {
         let mut timeline = Timeline::default();
-        let mut plans = Plans::forward(graph, batch, &mut timeline);
+        let mut plans = Plans::forward_of(graphs, batch, &mut timeline);
         plans.training.learn(recompute, &mut timeline);
         (plans, timeline)
     }
 
     /// The buffers of a forward pass in either mode, whose input is made in the step that `timeline` is at.
     pub fn forward(graph: &Graph, batch: usize, timeline: &mut Timeline) -> Self {
-        let inference = Plan::forward_as(graph.clone(), fuse::for_inference(graph), batch, timeline);
+        Plans::forward_of(Rewritten::fused(graph), batch, timeline)
+    }
+
+    fn forward_of(graphs: Rewritten, batch: usize, timeline: &mut Timeline) -> Self {
+        let Rewritten { model, training, inference } = graphs;
+        let inference = Plan::forward_as(model.clone(), inference, batch, timeline);
         // What is written last in one mode is alive until it is read in the other.
         let ends = (inference.input(), Some(inference.output()));
-        let training = Plan::forward_from(ends, graph.clone(), fuse::for_training(graph), batch, timeline);
+        let training = Plan::forward_from(ends, model, training, batch, timeline);
         Plans { training, inference }
     }
 

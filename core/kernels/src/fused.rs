@@ -2,6 +2,9 @@
 //!
 //! Made by a rewrite of a graph for one executor; no model holds them, and they are never encoded or decoded.
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::Operator;
 use crate::add_relu::AddRelu;
 use crate::conv_norm_relu::ConvNormRelu;
@@ -18,6 +21,28 @@ pub enum Fused {
     AddRelu(AddRelu),
     ReluMaxPool(ReluMaxPool),
     ConvNormRelu(ConvNormRelu),
+    Placed(Placed),
+}
+
+/// A part of the model that whoever rewrote the graph computes; the operator says what it reads, makes and takes.
+#[derive(Clone)]
+pub struct Placed {
+    /// Which of the places it is.
+    pub place: usize,
+    pub op: Arc<dyn Operator + Send + Sync>,
+}
+
+impl fmt::Debug for Placed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Placed({}, {})", self.place, self.op.name())
+    }
+}
+
+impl PartialEq for Placed {
+    /// The same operator at the same place, not one that is like it.
+    fn eq(&self, other: &Placed) -> bool {
+        self.place == other.place && Arc::ptr_eq(&self.op, &other.op)
+    }
 }
 
 impl Fused {
@@ -29,6 +54,7 @@ impl Fused {
             Fused::AddRelu(op) => op,
             Fused::ReluMaxPool(op) => op,
             Fused::ConvNormRelu(op) => op,
+            Fused::Placed(placed) => &*placed.op,
         }
     }
 }

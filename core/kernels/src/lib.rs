@@ -42,7 +42,7 @@ mod transpose;
 #[cfg(test)]
 mod vectors;
 
-pub use fused::Fused;
+pub use fused::{Fused, Placed};
 pub use operator::{
     Backward, Forward, GradInput, MAX_INPUTS, Mode, Operator, ParamSpec, Reads, Recompute, Saved, SavedLen,
     SavedMut,

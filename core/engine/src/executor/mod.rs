@@ -1,5 +1,6 @@
 //! Forward and backward passes over a whole graph, in memory allocated once.
 
+mod elsewhere;
 mod inputs;
 #[cfg(test)]
 mod tests;
@@ -7,10 +8,11 @@ mod tests;
 use std::ops::Range;
 
 use kernels::trace::Work;
-use kernels::{Backward, Forward, Mode, Recompute, Saved, SavedMut, Scratch, Threads};
+use kernels::{Backward, Forward, Fused, Mode, Op, Recompute, Saved, SavedMut, Scratch, Threads};
 use model::{Graph, Parameters, ValueId};
 use tensor::{Tensor, View, ViewMut};
 
+pub use self::elsewhere::{Elsewhere, Nowhere};
 use self::inputs::{Inputs, cut};
 use crate::fuse;
 use crate::plan::Plan;
@@ -63,7 +65,7 @@ impl Executor {
     }
 
     /// [`Executor::for_inference`] that runs `fused`, a rewrite of `model`.
-    pub(crate) fn inference_as(model: Graph, fused: Graph, batch: usize) -> Self {
+    pub fn inference_as(model: Graph, fused: Graph, batch: usize) -> Self {
         let mut timeline = Timeline::default();
         let plan = Plan::forward_as(model, fused, batch, &mut timeline);
         timeline.step("end");
@@ -117,6 +119,11 @@ impl Executor {
         &self.plan.graph
     }
 
+    /// The rewrite of the graph that runs.
+    pub fn runs(&self) -> &Graph {
+        &self.plan.fused
+    }
+
     /// Largest number of records a pass may have.
     pub fn batch(&self) -> usize {
         self.plan.batch
@@ -167,9 +174,20 @@ impl Executor {
     /// In [`Mode::Train`] the buffers of `parameters` (running statistics) are updated; the seed is the step's, and is
     /// made unique per node here.
     pub fn forward(&mut self, parameters: &mut Parameters, pass: Pass, threads: &Threads) -> &[f32] {
+        self.forward_with(&mut Nowhere, parameters, pass, threads)
+    }
+
+    /// [`Executor::forward`] where some nodes are computed elsewhere.
+    pub fn forward_with(
+        &mut self,
+        elsewhere: &mut dyn Elsewhere,
+        parameters: &mut Parameters,
+        pass: Pass,
+        threads: &Threads,
+    ) -> &[f32] {
         for n in 0..self.plan.fused.nodes().len() {
             let work = Work::Forward { part: self.part, node: n as u32 };
-            threads.span(work, || self.forward_node(n, parameters, pass, threads));
+            threads.span(work, || self.forward_node(n, elsewhere, parameters, pass, threads));
         }
         self.output(pass.records)
     }
@@ -184,7 +202,14 @@ impl Executor {
         self.place(self.plan.fused.output(), records)
     }
 
-    fn forward_node(&mut self, n: usize, parameters: &mut Parameters, pass: Pass, threads: &Threads) {
+    fn forward_node(
+        &mut self,
+        n: usize,
+        elsewhere: &mut dyn Elsewhere,
+        parameters: &mut Parameters,
+        pass: Pass,
+        threads: &Threads,
+    ) {
         let node = &self.plan.fused.nodes()[n];
         let inputs = Inputs::of(&self.plan.fused, n, pass.records);
         let [first, second] = inputs.places(|i| Some(self.place(node.inputs[i], pass.records)));
@@ -192,7 +217,7 @@ impl Executor {
         let [saved_floats, saved_indices] = self.plan.saved[n].clone();
         let places = [first, second, self.place(output, pass.records), saved_floats];
         let [first, second, data, floats] = disjoint(&mut self.arena.floats, places);
-        node.op.operator().forward(Forward {
+        let args = Forward {
             inputs: &inputs.views([first, second])[..inputs.count],
             params: &parameters.params[node.params.clone()],
             buffers: &mut parameters.buffers[node.buffers.clone()],
@@ -200,7 +225,11 @@ impl Executor {
             saved: SavedMut { floats, indices: &mut self.arena.indices[saved_indices] },
             mode: node_mode(pass.mode, node.origin),
             threads,
-        });
+        };
+        match &node.op {
+            Op::Fused(Fused::Placed(placed)) => elsewhere.forward(placed.place, args),
+            op => op.operator().forward(args),
+        }
     }
 
     /// Gradients of the parameters after [`Executor::backward`]; none if the executor was made for inference.
@@ -250,16 +279,37 @@ impl Executor {
         want_input: bool,
         threads: &Threads,
     ) -> Option<&[f32]> {
-        let place = self.grad_output_place(pass.records);
-        self.arena.floats[place].copy_from_slice(grad_output);
+        self.set_grad_output(grad_output, pass.records);
         self.backward_in_place(parameters, pass, want_input, threads);
-        let place = self.grad_input_place(pass.records).filter(|_| want_input)?;
-        Some(&self.arena.floats[place])
+        self.grad_input(pass.records).filter(|_| want_input)
+    }
+
+    /// The gradient of the input after a backward pass that was asked for it, `[records, C, H, W]`.
+    pub fn grad_input(&self, records: usize) -> Option<&[f32]> {
+        Some(&self.arena.floats[self.grad_input_place(records)?])
+    }
+
+    /// Puts a gradient where [`Executor::backward_in_place`] finds it.
+    pub fn set_grad_output(&mut self, grad_output: &[f32], records: usize) {
+        let place = self.grad_output_place(records);
+        self.arena.floats[place].copy_from_slice(grad_output);
     }
 
     /// [`Executor::backward`] of the gradient that lies at [`Executor::grad_output_place`].
     pub fn backward_in_place(
         &mut self,
+        parameters: &Parameters,
+        pass: Pass,
+        want_input: bool,
+        threads: &Threads,
+    ) {
+        self.backward_with(&mut Nowhere, parameters, pass, want_input, threads);
+    }
+
+    /// [`Executor::backward_in_place`] where some nodes are computed elsewhere.
+    pub fn backward_with(
+        &mut self,
+        elsewhere: &mut dyn Elsewhere,
         parameters: &Parameters,
         pass: Pass,
         want_input: bool,
@@ -274,7 +324,7 @@ impl Executor {
                 for i in 0..self.plan.again[n].len() {
                     self.compute_again(n, i, parameters, pass, threads);
                 }
-                self.backward_node(n, parameters, pass, want_input, threads);
+                self.backward_node(n, elsewhere, parameters, pass, want_input, threads);
                 threads.span_end(Work::Backward { part: self.part, node: n as u32 }, begin);
             }
         }
@@ -302,6 +352,7 @@ impl Executor {
     fn backward_node(
         &mut self,
         n: usize,
+        elsewhere: &mut dyn Elsewhere,
         parameters: &Parameters,
         pass: Pass,
         want_input: bool,
@@ -335,7 +386,7 @@ impl Executor {
         let shape = self.plan.fused.shape(output, records);
         let views = inputs.views([first, second]);
         let mut grad_inputs = inputs.grads([grad_first, grad_second], node, &self.written, want_input);
-        operator.backward(Backward {
+        let args = Backward {
             inputs: &views[..inputs.count],
             params: &parameters.params[node.params.clone()],
             buffers: &parameters.buffers[node.buffers.clone()],
@@ -346,7 +397,11 @@ impl Executor {
             grad_params: &mut self.grad_params[node.params.clone()],
             mode: node_mode(pass.mode, node.origin),
             threads,
-        });
+        };
+        match &node.op {
+            Op::Fused(Fused::Placed(placed)) => elsewhere.backward(placed.place, args),
+            _ => operator.backward(args),
+        }
         if inputs.same && wanted(node.inputs[0]) {
             let [sum, second] = disjoint(&mut self.arena.floats, grads);
             sum.iter_mut().zip(second).for_each(|(sum, g)| *sum += *g);

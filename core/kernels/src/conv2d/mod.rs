@@ -109,6 +109,13 @@ impl Conv2d {
         self
     }
 
+    /// Time of a forward pass, in multiply-adds of a product whose operands are in the cache: an estimate, to compare
+    /// convolutions with each other.
+    pub fn cost(&self, input: Shape) -> f64 {
+        let geometry = self.geometry(input);
+        Way::of(&geometry, self.precision).forward_cost(&geometry, input.dims()[0])
+    }
+
     fn weight_dims(&self) -> [usize; 4] {
         let per_group = self.in_channels.checked_div(self.groups).unwrap_or(0);
         [self.out_channels, per_group, self.kernel[0], self.kernel[1]]
@@ -162,10 +169,19 @@ impl Operator for Conv2d {
 impl Conv2d {
     /// Forward pass with what follows it, by a given way or by the one for the shape.
     pub(crate) fn forward_with(&self, way: Option<Way>, pass: Forward<'_>, finish: Finish<'_>) {
+        let bias = self.bias.then(|| pass.params[1].data());
+        let start = bias.map_or(Start::Zero, Start::Bias);
+        self.forward_between(way, pass, Ends { start, finish });
+    }
+
+    /// Forward pass whose products are added to what the output holds, without bias, with what follows them.
+    pub(crate) fn forward_onto(&self, pass: Forward<'_>, finish: Finish<'_>) {
+        self.forward_between(None, pass, Ends { start: Start::Keep, finish });
+    }
+
+    fn forward_between(&self, way: Option<Way>, pass: Forward<'_>, ends: Ends<'_>) {
         let (x, geometry) = (pass.inputs[0].data, self.geometry(pass.inputs[0].shape));
         let (weight, threads, y) = (pass.params[0].data(), pass.threads, pass.output.data);
-        let start = pass.params.get(1).map_or(Start::Zero, |bias| Start::Bias(bias.data()));
-        let ends = Ends { start, finish };
         let kernels = Kernels { data: weight, channels: geometry.inputs, turned: false };
         match way.unwrap_or_else(|| Way::of(&geometry, self.precision)) {
             Way::Depthwise => depthwise::forward(threads, &geometry, x, weight, ends, y),

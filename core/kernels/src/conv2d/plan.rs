@@ -73,6 +73,23 @@ impl Way {
         ways.into_iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("there are three")
     }
 
+    /// Time of a forward pass over so many images, in multiply-adds of a product in the cache.
+    pub(super) fn forward_cost(self, geometry: &Geometry, images: usize) -> f64 {
+        if matches!(self, Way::Winograd2 | Way::Winograd4) {
+            return self.cost(geometry, IMAGES) * images as f64 / IMAGES as f64;
+        }
+        let [c, k] = [geometry.inputs, geometry.outputs].map(|n| n as f64);
+        let positions = (images * geometry.output_plane()) as f64;
+        let taps = (geometry.groups * geometry.taps()) as f64;
+        match self {
+            // No product: a vector per tap and output.
+            Way::Depthwise => taps * 8.0 * positions * k,
+            // Nothing is packed.
+            Way::Pointwise => taps * positions * (c * k + 4.0 * c),
+            _ => taps * positions * (c * k + 12.0 * c + 4.0 * k / geometry.taps() as f64),
+        }
+    }
+
     /// Time of a 3×3 convolution, forward or backward, in multiply-adds of a product in the cache.
     ///
     /// The constants are fitted to `cargo bench -p asymflow-kernels -- ways`, all three passes together (AVX-512); over

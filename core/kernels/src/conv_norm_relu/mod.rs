@@ -1,6 +1,6 @@
 //! Convolution with what follows it in inference: batch norm, residual connection, ReLU.
 
-use tensor::{Shape, ShapeError};
+use tensor::{Shape, ShapeError, Tensor};
 
 use crate::add::Add;
 use crate::batch_norm::{BatchNorm2d, inverse_deviation};
@@ -85,12 +85,7 @@ impl Operator for ConvNormRelu {
         assert!(pass.mode == Mode::Eval, "a graph that was rewritten for inference runs in evaluation mode");
         let (own, norm) = pass.params.split_at(1 + usize::from(self.conv.bias));
         let mut affine = pass.threads.scratch(self.affine_len(self.conv.out_channels));
-        if let (Some(op), [weight, bias], [mean, variance]) = (&self.norm, norm, &*pass.buffers) {
-            for (c, affine) in affine.chunks_mut(3).enumerate() {
-                let scale = inverse_deviation(variance.data()[c], op.eps) * weight.data()[c];
-                affine.copy_from_slice(&[mean.data()[c], scale, bias.data()[c]]);
-            }
-        }
+        self.write_affine(norm, pass.buffers, &mut affine);
         let skip = pass.inputs.get(1).map_or(&[][..], |skip| skip.data);
         let finish = Finish { affine: &affine, skip, relu: self.relu };
         let inputs = &pass.inputs[..1];
@@ -105,6 +100,51 @@ impl Operator for ConvNormRelu {
 }
 
 impl ConvNormRelu {
+    /// [`Operator::forward`] where a part of the convolution's products is in `output` already: the products of this input
+    /// and these weights are added to it, then comes what follows.
+    ///
+    /// Without a norm also in training.
+    pub fn forward_onto(&self, pass: Forward<'_>) {
+        assert!(pass.mode == Mode::Eval || self.norm.is_none(), "batch statistics are not made here");
+        let (own, norm) = pass.params.split_at(1 + usize::from(self.conv.bias));
+        let bias = own.get(1).map_or(&[][..], |bias| bias.data());
+        let mut affine = pass.threads.scratch(self.onto_affine_len());
+        if self.norm.is_some() {
+            self.write_affine(norm, pass.buffers, &mut affine);
+            // The bias comes before the mean is taken off.
+            affine.chunks_mut(3).zip(bias).for_each(|(affine, bias)| affine[0] -= bias);
+        } else {
+            affine
+                .chunks_mut(3)
+                .zip(bias)
+                .for_each(|(affine, &bias)| affine.copy_from_slice(&[0.0, 1.0, bias]));
+        }
+        let skip = pass.inputs.get(1).map_or(&[][..], |skip| skip.data);
+        let finish = Finish { affine: &affine, skip, relu: self.relu };
+        let inputs = &pass.inputs[..1];
+        self.conv.forward_onto(Forward { inputs, params: own, buffers: &mut [], ..pass }, finish);
+    }
+
+    /// Scratch memory of [`ConvNormRelu::forward_onto`].
+    pub fn onto_scratch(&self, input: Shape, threads: usize) -> Scratch {
+        self.conv.scratch(&[input], threads).and(Scratch::shared([self.onto_affine_len()]))
+    }
+
+    fn onto_affine_len(&self) -> usize {
+        let channels = if self.conv.bias { 3 * self.conv.out_channels } else { 0 };
+        self.affine_len(self.conv.out_channels).max(channels)
+    }
+
+    /// Mean, scale and bias of each channel, from the norm's parameters and running statistics.
+    fn write_affine(&self, params: &[Tensor], buffers: &[Tensor], affine: &mut [f32]) {
+        if let (Some(op), [weight, bias], [mean, variance]) = (&self.norm, params, buffers) {
+            for (c, affine) in affine.chunks_mut(3).enumerate() {
+                let scale = inverse_deviation(variance.data()[c], op.eps) * weight.data()[c];
+                affine.copy_from_slice(&[mean.data()[c], scale, bias.data()[c]]);
+            }
+        }
+    }
+
     /// Mean, scale and bias of each channel, where there is a norm.
     fn affine_len(&self, channels: usize) -> usize {
         if self.norm.is_some() { 3 * channels } else { 0 }

@@ -1,3 +1,4 @@
+use tensor::compare::{Tolerance, assert_close};
 use tensor::{ShapeError, Tensor};
 
 use super::ConvNormRelu;
@@ -6,7 +7,7 @@ use crate::add::Add;
 use crate::batch_norm::BatchNorm2d;
 use crate::conv2d::Conv2d;
 use crate::testing::{Node, random};
-use crate::{Mode, Operator, Precision};
+use crate::{Forward, Mode, Operator, Precision, SavedMut, Threads};
 
 const DIMS: [usize; 4] = [3, 4, 9, 11];
 
@@ -94,4 +95,36 @@ fn refuses_what_does_not_fit() {
     let norm = Some(BatchNorm2d::new(5));
     let op = ConvNormRelu { conv: Conv2d::new(4, 6, 3), norm, add: false, relu: true };
     assert!(matches!(op.infer(&[x]), Err(ShapeError::Channels { .. })));
+}
+
+/// `op(x + x')` from the products of `x'` and what is computed onto them.
+#[test]
+fn products_from_elsewhere_are_added_before_what_follows() {
+    for (op, dims) in variants() {
+        let (k, output) = (op.conv.out_channels, op.conv.infer(&[dims.into()]).expect("it fits"));
+        let (x, elsewhere, skip) = (random(&dims, 1), random(&dims, 3), random(output.dims(), 2));
+        let params: Vec<_> =
+            op.params().iter().enumerate().map(|(i, p)| random(p.shape.dims(), 10 + i as u64)).collect();
+        let statistics = vec![random(&[k], 4), Tensor::from_fn([k], |i| 0.5 + i as f32)];
+        let mut buffers = if op.norm.is_some() { statistics } else { Vec::new() };
+        let both = Tensor::from_fn(dims, |i| x.data()[i] + elsewhere.data()[i]);
+        let with_skip = |x: Tensor| if op.add { vec![x, skip.clone()] } else { vec![x] };
+        let expected = eval(&op, with_skip(both), params.clone(), buffers.clone()).forward().0;
+        let plain = op.conv.clone().bias(false);
+        let mut y = eval(&plain, vec![elsewhere], vec![params[0].clone()], Vec::new()).forward().0;
+        let inputs = with_skip(x);
+        let views: Vec<_> = inputs.iter().map(Tensor::view).collect();
+        op.forward_onto(Forward {
+            inputs: &views,
+            params: &params,
+            buffers: &mut buffers,
+            output: y.view_mut(),
+            saved: SavedMut { floats: &mut [], indices: &mut [] },
+            mode: Mode::Eval,
+            threads: &Threads::new(1),
+        });
+        let relative = if op.conv.precision == Precision::Bf16 { 2e-2 } else { 1e-5 };
+        let tolerance = Tolerance { relative, absolute: relative };
+        assert_close(&format!("{} of {:?}", op.name(), op.conv), y.data(), expected.data(), tolerance);
+    }
 }
