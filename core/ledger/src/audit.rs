@@ -205,10 +205,11 @@ pub fn check(ledger: &[u8], boundary: &[u8], claims: &Claims) -> Audit {
     }
 }
 
-/// Whether nothing is guaranteed about a record once this kind has left. Labels are the exception: ε then speaks of the
-/// rest of the record, and the labels are listed as not covered.
+/// Whether nothing can be said of records any more once this kind left: it is what a mechanism would have protected. Labels,
+/// gradients and weights leave beside what was released: ε speaks of the rest, given them, and every report lists them.
 fn voids_the_guarantee(kind: Kind) -> bool {
-    kind.class() == Class::Unprotected && kind != Kind::Labels
+    let beside = matches!(kind, Kind::Labels | Kind::OutputGradients | Kind::WeightUpdates);
+    kind.class() == Class::Unprotected && !beside
 }
 
 fn kinds(charged: &Charged, crossed: &Crossed, delta: f64) -> Vec<KindReport> {

@@ -155,7 +155,7 @@ kinds! {
         "none";
     OutputGradients, "output-gradients", Outward, Unprotected,
         "Gradients of the loss with respect to outputs of outsourced layers.",
-        "4 bytes per number of the layer's output, per record and step",
+        "2 or 4 bytes per number of the layer's output, per record and step",
         "none";
     WeightUpdates, "weight-updates", Outward, Unprotected,
         "Parameters that were updated from private gradients.",
@@ -163,7 +163,7 @@ kinds! {
         "none";
     PlainResiduals, "plain-residuals", Outward, Unprotected,
         "Residuals, or their signs, without noise.",
-        "1 bit per number of the released shape, per record and view",
+        "1 bit per number of the released shape, per record and view; of outsourced layers 1 to 4 bytes per number, per record and step",
         "none";
     ResidualLogits, "residual-logits", Inward, PostProcessing,
         "Outputs of the accelerator's part of the model.",

@@ -1,11 +1,14 @@
 //! Jobs for the accelerator and its replies.
 //!
-//! Everything the accelerator gets is in these messages: a model, its public schedule, and one message per record. It
-//! trains on its own from there and streams logits back.
+//! Everything the accelerator gets is in these messages. Either it holds a model, its public schedule, and one message per
+//! record, trains on its own from there and streams logits back; or it holds convolutions of a model whose rest stays in the
+//! enclave ([`crate::layers`]), and is sent what they are to be applied to.
 
 use engine::{Augment, InputForm, OptimiserConfig, Schedule};
 use model::Graph;
 use serde::{Deserialize, Serialize};
+
+use crate::layers::Outsourcing;
 
 /// A set of records the accelerator holds messages of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,11 +63,37 @@ pub enum Job {
     Predict { set: RecordSet, first: usize, count: usize },
     /// \[messages] Logits of records that are not kept → [`Reply::Logits`], [`Reply::Done`].
     Answer { count: usize },
+    /// Offers shared memory for bodies → [`Reply::Done`] if the session can have it; then its descriptor is sent along with one
+    /// byte → [`Reply::Done`]. The enclave's bodies go into the first `outward` bytes after the header, the accelerator's into
+    /// the rest.
+    Share { outward: u64 },
+    /// \[weights of all convolutions] → [`Reply::Done`].
+    Outsource(Box<Outsourcing>),
+    /// \[residuals of `records` records] → [`Reply::Products`], [`Reply::Done`].
+    Convolve { layer: usize, slot: usize, records: usize },
+    /// \[gradients of the products of one convolution] To be asked of all convolutions of a layer, from the last to the first;
+    /// that of the first → [`Reply::InputGradients`]. Adds to the weights' gradients → [`Reply::Done`].
+    Differentiate { layer: usize, conv: usize, slot: usize, records: usize },
+    /// → [`Reply::WeightGradients`], [`Reply::Done`]. They begin at zero again.
+    WeightGradients { layer: usize },
+    /// \[weights of all convolutions of a layer] → [`Reply::Done`].
+    Weights { layer: usize },
     /// Ends the session → [`Reply::Done`].
     Finish,
 }
 
 impl Job {
+    /// Whether it is about the convolutions of a [`Job::Outsource`].
+    pub fn is_of_layers(&self) -> bool {
+        matches!(
+            self,
+            Job::Convolve { .. }
+                | Job::Differentiate { .. }
+                | Job::WeightGradients { .. }
+                | Job::Weights { .. }
+        )
+    }
+
     /// The job's name in the boundary log.
     pub fn name(&self) -> &'static str {
         match self {
@@ -78,6 +107,12 @@ impl Job {
             Job::Snapshot => "snapshot",
             Job::Predict { .. } => "predict",
             Job::Answer { .. } => "answer",
+            Job::Share { .. } => "share",
+            Job::Outsource(_) => "outsource",
+            Job::Convolve { .. } => "convolve",
+            Job::Differentiate { .. } => "differentiate",
+            Job::WeightGradients { .. } => "weight-gradients",
+            Job::Weights { .. } => "weights",
             Job::Finish => "finish",
         }
     }
@@ -99,9 +134,26 @@ pub enum Reply {
     State {
         updates: u64,
     },
-    /// The job is finished; processor seconds the session has used so far.
+    /// \[for each convolution of the layer, what it makes of `records` records].
+    Products {
+        layer: usize,
+        slot: usize,
+        records: usize,
+    },
+    /// \[gradients of a layer's input].
+    InputGradients {
+        layer: usize,
+        slot: usize,
+        records: usize,
+    },
+    /// \[sums over all pieces since they were last asked for, 4 bytes per number].
+    WeightGradients {
+        layer: usize,
+    },
+    /// The job is finished; processor seconds the session has used so far, and seconds in which it had a job.
     Done {
         cpu_seconds: f64,
+        busy_seconds: f64,
     },
     /// The job could not be done; why, in a sentence.
     Failed {

@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 const MAGIC: [u8; 4] = *b"asyf";
+/// Of a frame whose body lies in shared memory; where, follows the header.
+const SHARED: [u8; 4] = *b"asys";
 const PREFIX: usize = 16;
 /// A body is read in pieces of this size, so that memory grows only with bytes that really came.
 const PIECE: usize = 1 << 20;
@@ -40,6 +42,8 @@ pub enum WireError {
     TooLong { what: &'static str, found: u64, limit: usize },
     #[error("a frame header that does not decode: {0}")]
     Header(String),
+    #[error("a body in shared memory, which was not agreed on, or outside of it")]
+    Shared,
     #[error("a body of {found} bytes where {expected} were expected")]
     Body { expected: usize, found: usize },
     #[error("the connection failed: {0:?}")]
@@ -79,6 +83,37 @@ pub fn write_frame<T: Serialize>(
     Ok(writer.flush()?)
 }
 
+/// Where the body of a frame is that did not come with it: in memory that both sides share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedBody {
+    /// Where it begins, and its length.
+    pub at: usize,
+    pub len: usize,
+    /// By what the sender's ring knows it.
+    pub end: u64,
+}
+
+/// Writes one frame whose body lies in shared memory.
+///
+/// # Errors
+/// As [`write_frame`].
+pub fn write_shared_frame<T: Serialize>(
+    writer: &mut impl Write,
+    header: &T,
+    body: SharedBody,
+) -> Result<(), WireError> {
+    let header = postcard::to_stdvec(header).map_err(|e| WireError::Header(e.to_string()))?;
+    let mut prefix = [0u8; PREFIX];
+    prefix[..4].copy_from_slice(&SHARED);
+    prefix[4..8].copy_from_slice(&(header.len() as u32).to_le_bytes());
+    prefix[8..].copy_from_slice(&(body.len as u64).to_le_bytes());
+    writer.write_all(&prefix)?;
+    writer.write_all(&header)?;
+    writer.write_all(&(body.at as u64).to_le_bytes())?;
+    writer.write_all(&body.end.to_le_bytes())?;
+    Ok(writer.flush()?)
+}
+
 /// Reads one frame: returns its header, and leaves its body in `body`.
 ///
 /// # Errors
@@ -102,10 +137,26 @@ pub fn read_frame_when<T: DeserializeOwned>(
     body: &mut Vec<u8>,
     wait: impl FnOnce(usize) -> Result<(), WireError>,
 ) -> Result<T, WireError> {
+    match read_any_frame(reader, limits, body, wait)? {
+        (header, None) => Ok(header),
+        (_, Some(_)) => Err(WireError::Shared),
+    }
+}
+
+/// [`read_frame_when`] whose body may also lie in shared memory: where it says it is, which nobody has checked.
+///
+/// # Errors
+/// As [`read_frame_when`].
+pub fn read_any_frame<T: DeserializeOwned>(
+    reader: &mut impl Read,
+    limits: Limits,
+    body: &mut Vec<u8>,
+    wait: impl FnOnce(usize) -> Result<(), WireError>,
+) -> Result<(T, Option<SharedBody>), WireError> {
     let mut prefix = [0u8; PREFIX];
     read_prefix(reader, &mut prefix)?;
     let (magic, lengths) = prefix.split_at(4);
-    if magic != MAGIC {
+    if magic != MAGIC && magic != SHARED {
         return Err(WireError::Magic);
     }
     let header_len = u32::from_le_bytes(lengths[..4].try_into().expect("4 bytes"));
@@ -118,9 +169,21 @@ pub fn read_frame_when<T: DeserializeOwned>(
     if !rest.is_empty() {
         return Err(WireError::Header(format!("{} bytes too many", rest.len())));
     }
+    if magic == SHARED {
+        body.clear();
+        return Ok((header, Some(read_shared(reader, body_len)?)));
+    }
     wait(body_len)?;
     read_pieces(reader, body_len, body)?;
-    Ok(header)
+    Ok((header, None))
+}
+
+fn read_shared(reader: &mut impl Read, len: usize) -> Result<SharedBody, WireError> {
+    let mut place = Vec::new();
+    read_pieces(reader, 16, &mut place)?;
+    let number = |at: usize| u64::from_le_bytes(place[at..at + 8].try_into().expect("8 bytes"));
+    let at = usize::try_from(number(0)).map_err(|_| WireError::Shared)?;
+    Ok(SharedBody { at, len, end: number(8) })
 }
 
 fn bounded(what: &'static str, found: u64, limit: usize) -> Result<usize, WireError> {
@@ -202,6 +265,24 @@ mod tests {
     }
 
     #[test]
+    fn bodies_elsewhere_are_told_apart() {
+        let place = SharedBody { at: 4096, len: 99, end: 7 };
+        let mut bytes = Vec::new();
+        write_shared_frame(&mut bytes, &(7u32, String::from("x")), place).expect("a Vec takes everything");
+        let read = |bytes: &[u8]| {
+            let mut body = vec![1];
+            read_any_frame::<(u32, String)>(&mut &bytes[..], LIMITS, &mut body, |_| Ok(())).map(|(_, at)| at)
+        };
+        assert_eq!(read(&bytes), Ok(Some(place)));
+        assert_eq!(super::tests::read(&bytes), Err(WireError::Shared), "unless they were agreed on");
+        for cut in 1..bytes.len() {
+            assert_eq!(read(&bytes[..cut]), Err(WireError::Truncated), "cut at {cut}");
+        }
+        bytes[8..16].copy_from_slice(&1001u64.to_le_bytes());
+        assert!(matches!(read(&bytes), Err(WireError::TooLong { what: "a body", .. })));
+    }
+
+    #[test]
     fn bytes_after_the_header_are_refused() {
         let mut bytes = Vec::new();
         write_frame(&mut bytes, &(7u32, String::from("x"), 9u8), &[]).expect("a Vec takes everything");
@@ -213,7 +294,8 @@ mod tests {
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), good: bool) {
             let mut bytes = bytes;
             if good && bytes.len() >= 16 {
-                bytes[..4].copy_from_slice(&MAGIC);
+                let magic = if bytes[15] % 2 == 0 { MAGIC } else { SHARED };
+                bytes[..4].copy_from_slice(&magic);
                 bytes[5..8].fill(0);
                 bytes[9..16].fill(0);
             }

@@ -6,10 +6,14 @@
 pub mod accelerator;
 pub mod body;
 pub mod frame;
+pub mod layers;
 pub mod owner;
 pub mod spec;
 
-pub use frame::{Limits, WireError, read_frame, read_frame_when, write_frame};
+pub use frame::{
+    Limits, SharedBody, WireError, read_any_frame, read_frame, read_frame_when, write_frame,
+    write_shared_frame,
+};
 pub use spec::RunSpec;
 
 /// Version of both protocols; peers of another version are refused.

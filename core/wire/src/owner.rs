@@ -194,6 +194,8 @@ pub struct Summary {
     /// Processor seconds of the trusted process, from the operating system, and of the accelerator's session.
     pub trusted_cpu_seconds: f64,
     pub untrusted_cpu_seconds: f64,
+    /// Seconds in which the accelerator had a job, where it computes layer by layer.
+    pub untrusted_busy_seconds: f64,
     /// Training records processed (records × epochs), or records evaluated.
     pub images: u64,
     pub bytes_out: u64,
@@ -229,8 +231,19 @@ pub struct Plan {
     pub peak_step: String,
     /// Whether cheap activations are computed again, to fit the budget.
     pub recompute: bool,
+    /// Of the `asymml` flow: what the trusted side's convolutions would cost, by energy.
+    pub energy_costs: Vec<EnergyCost>,
     /// Noise multiplier-free description of each release, and the information bound in bits per record.
     pub releases: Vec<PlannedRelease>,
+}
+
+/// Cost at one energy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EnergyCost {
+    /// Part of each layer's energy that stays.
+    pub energy: f64,
+    /// Estimated time of all convolutions on the trusted side, as a share of that without splits.
+    pub cost: f64,
 }
 
 /// A part of the memory that the trusted side holds.
@@ -248,9 +261,15 @@ pub struct PlannedLayer {
     pub name: String,
     pub op: String,
     pub placement: String,
+    /// How principal channels are found, where there is a choice.
+    pub method: Option<String>,
     pub rank: Option<usize>,
     pub energy: Option<f64>,
     pub entropy: Option<f64>,
+    /// What the entropy of the last layer lets expect of this one's.
+    pub entropy_bound: Option<f64>,
+    /// Estimated time on the trusted side, as a share of that of the whole layer there.
+    pub cost: Option<f64>,
     pub trusted_macs: u64,
     pub untrusted_macs: u64,
     pub bytes_out: u64,

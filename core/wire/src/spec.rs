@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+pub use accounting::NoiseShare;
 use engine::Precision;
 use engine::{Augment, OptimiserConfig, Schedule};
+use kernels::compact::Format;
 use model::Graph;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,8 @@ pub enum Flow {
     Plain,
     /// Everything in the enclave.
     Enclave,
+    /// A split before every convolution that pays.
+    Asymml(Asymml),
     /// One split, two flows.
     Delta(Delta),
     /// Everything on the accelerator, on images that were clipped and noised.
@@ -42,10 +46,64 @@ impl Flow {
         match self {
             Flow::Plain => "plain",
             Flow::Enclave => "enclave",
+            Flow::Asymml(_) => "asymml",
             Flow::Delta(_) => "delta",
             Flow::DpInput => "dp-input",
         }
     }
+}
+
+/// The `asymml` flow (flows.md section 1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asymml {
+    pub ranks: Ranks,
+    /// Whether only half of the principal channels stay (the papers' Asym2).
+    pub half: bool,
+    /// How principal channels are found; `None`: for each layer the cheapest way.
+    pub finding: Option<Finding>,
+    /// How residuals cross, and how products and gradients do.
+    pub residuals: Format,
+    pub products: Format,
+    /// Who computes what needs the gradients of outputs.
+    pub backward: Side,
+    /// Records in a piece of a batch; `None`: a quarter of it.
+    pub piece: Option<usize>,
+    /// Records that ranks and bases are found on.
+    pub calibration: usize,
+    /// How noise is shared out among layers, where there is some.
+    pub noise: NoiseShare,
+}
+
+/// How many principal channels of each value stay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Ranks {
+    /// As few as keep this part of the energy.
+    Energy(f64),
+    /// As in the authors' code.
+    Authors,
+    /// One number for each value that convolutions read, in order, but for the images; 0: no split.
+    List(Vec<usize>),
+}
+
+/// How principal channels are found in the `asymml` flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finding {
+    Light {
+        iterations: usize,
+    },
+    Subspace {
+        iterations: usize,
+    },
+    Shared,
+    /// Slow, for tests.
+    Exact,
+}
+
+/// Where something is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    Accelerator,
+    Enclave,
 }
 
 /// The `delta` flow (flows.md section 2).

@@ -2,12 +2,15 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// `unix:PATH` or `tcp:HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,25 +58,51 @@ impl Listener {
         }
     }
 
-    /// Waits for the next enclave; returns the two halves of its connection.
+    /// Waits for the next enclave.
     ///
     /// # Errors
     /// If the operating system refuses.
-    pub fn accept(&self) -> Result<(Box<dyn Read + Send>, Box<dyn Write + Send>)> {
+    pub fn accept(&self) -> Result<Connection> {
         match self {
             Listener::Unix(listener, _) => {
                 let stream: UnixStream = listener.accept()?.0;
-                let writer = BufWriter::new(stream.try_clone()?);
-                Ok((Box::new(BufReader::new(stream)), Box::new(writer)))
+                let (writer, descriptors) = (BufWriter::new(stream.try_clone()?), Some(stream.try_clone()?));
+                let (reader, writer) = (Box::new(BufReader::new(stream)), Box::new(writer));
+                Ok(Connection { reader, writer, descriptors })
             }
             Listener::Tcp(listener) => {
                 let stream: TcpStream = listener.accept()?.0;
                 stream.set_nodelay(true)?;
-                let writer = BufWriter::new(stream.try_clone()?);
-                Ok((Box::new(BufReader::new(stream)), Box::new(writer)))
+                let writer = Box::new(BufWriter::new(stream.try_clone()?));
+                Ok(Connection { reader: Box::new(BufReader::new(stream)), writer, descriptors: None })
             }
         }
     }
+}
+
+/// A connection of an enclave.
+pub struct Connection {
+    pub reader: Box<dyn Read + Send>,
+    pub writer: Box<dyn Write + Send>,
+    /// A socket that carries descriptors.
+    pub descriptors: Option<UnixStream>,
+}
+
+/// Waits for a descriptor, which comes with one byte.
+///
+/// # Errors
+/// If something else comes.
+pub fn receive_descriptor(socket: &UnixStream) -> std::io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0u8; 1];
+    let buffers = &mut [std::io::IoSliceMut::new(&mut byte)];
+    recvmsg(socket, buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptor.ok_or_else(|| std::io::Error::other("no descriptor came with the byte"))
 }
 
 impl Drop for Listener {

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use asymflow_worker::listen::{ListenAddress, Listener, Recording};
+use asymflow_worker::listen::{Connection, ListenAddress, Listener, Recording, receive_descriptor};
 use asymflow_worker::{CpuDevice, serve};
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
@@ -49,12 +49,16 @@ fn run(arguments: &Arguments) -> Result<()> {
         exit_when_stdin_closes(&arguments.listen);
     }
     loop {
-        let (reader, writer) = listener.accept()?;
+        let Connection { reader, writer, descriptors } = listener.accept()?;
+        // A recording is of what comes through the socket, so everything has to.
+        let descriptors = descriptors.filter(|_| arguments.record.is_none());
         let reader: Box<dyn Read> = match &arguments.record {
             Some(path) => Box::new(Recording::new(reader, path)?),
             None => reader,
         };
-        let served = serve(reader, writer, &mut CpuDevice::default(), cpu_seconds);
+        let mut receive = descriptors.map(|socket| move || receive_descriptor(&socket));
+        let descriptors = receive.as_mut().map(|receive| receive as &mut dyn FnMut() -> _);
+        let served = serve(reader, writer, &mut CpuDevice::default(), cpu_seconds, descriptors);
         match (arguments.once, served) {
             (true, served) => return Ok(served?),
             (false, Err(error)) => eprintln!("asymflow-worker: session ended: {error}"),

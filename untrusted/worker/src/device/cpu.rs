@@ -9,12 +9,14 @@ use model::Parameters;
 use wire::accelerator::{Job, Load, RecordSet, Reply};
 use wire::{WireError, body};
 
+use super::layers::Layers;
 use super::{Device, DeviceError, Replies};
 
 /// Runs jobs on the processor.
 #[derive(Default)]
 pub struct CpuDevice {
     loaded: Option<Loaded>,
+    layers: Option<Layers>,
 }
 
 /// A model with the records it is trained on.
@@ -58,8 +60,16 @@ impl Device for CpuDevice {
             self.loaded = Some(Loaded::new((**load).clone(), body)?);
             return Ok(());
         }
+        match (job, &mut self.layers) {
+            (Job::Outsource(spec), _) => {
+                self.layers = Some(Layers::new(spec, body)?);
+                return Ok(());
+            }
+            (_, Some(layers)) if job.is_of_layers() => return layers.run(job, body, replies),
+            _ => {}
+        }
         let loaded = match (&mut self.loaded, job) {
-            (_, Job::Hello { .. } | Job::Finish) => return Ok(()),
+            (_, Job::Hello { .. } | Job::Share { .. } | Job::Finish) => return Ok(()),
             (Some(loaded), _) => loaded,
             (None, _) => return Err(DeviceError::NotLoaded { job: name }),
         };
@@ -85,7 +95,11 @@ impl Device for CpuDevice {
             Job::Snapshot => loaded.snapshot(replies),
             Job::Predict { set, first, count } => loaded.predict(set, first, count, replies),
             Job::Answer { count } => loaded.answer(count, body, replies),
-            Job::Hello { .. } | Job::Load(_) | Job::Finish => Ok(()),
+            Job::Convolve { .. }
+            | Job::Differentiate { .. }
+            | Job::WeightGradients { .. }
+            | Job::Weights { .. } => Err(DeviceError::NotLoaded { job: name }),
+            Job::Hello { .. } | Job::Share { .. } | Job::Load(_) | Job::Outsource(_) | Job::Finish => Ok(()),
         }
     }
 }

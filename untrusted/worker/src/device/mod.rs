@@ -1,6 +1,7 @@
 //! Hardware that runs jobs: one trait, one module per kind of device.
 
 mod cpu;
+mod layers;
 
 pub use cpu::CpuDevice;
 
@@ -42,6 +43,10 @@ pub enum DeviceError {
     State(#[from] engine::StateError),
     #[error(transparent)]
     Wire(#[from] WireError),
+    #[error(transparent)]
+    Shape(#[from] tensor::ShapeError),
+    #[error("the enclave sent numbers that are not finite, or too large")]
+    BodyNotFinite,
     #[error("logits are not finite at step {step}: the learning rate is probably too high")]
     NotFinite { step: usize },
 }
