@@ -122,6 +122,13 @@ impl<T> Released<T> {
     }
 }
 
+impl Released<Vec<Vec<u8>>> {
+    /// The messages one after the other, as one of the same kind.
+    pub fn concat(self) -> Released<Vec<u8>> {
+        Released { kind: self.kind, value: self.value.concat(), receipt: self.receipt }
+    }
+}
+
 /// A value declared to depend on no private record.
 #[derive(Clone)]
 pub struct Public<T> {
@@ -174,6 +181,11 @@ pub struct Unprotected<T> {
 impl<T> Unprotected<T> {
     pub(crate) fn new(kind: Kind, value: T) -> Self {
         Unprotected { kind, value }
+    }
+
+    /// The value, to be used again by trusted code.
+    pub fn into_inner(self) -> T {
+        self.value
     }
 }
 

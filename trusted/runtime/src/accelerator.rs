@@ -9,7 +9,7 @@ use wire::{WireError, body};
 
 use crate::RunError;
 use crate::error::AcceleratorError;
-use crate::host::{Crossed, Host, Journal, Transport};
+use crate::host::{Crossed, Host, Journal, ReplyBody, Transport};
 use crate::messages::Message;
 
 /// Largest size of a logit that is believed: beyond that of any useful model, and so small that no sum of losses overflows. What is
@@ -27,6 +27,8 @@ pub(crate) struct Accelerator {
     traffic: Traffic,
     reply: Vec<u8>,
     cpu_seconds: f64,
+    busy_seconds: f64,
+    taken_seconds: [f64; 2],
 }
 
 /// Anything that may cross as the body of a frame.
@@ -91,6 +93,31 @@ impl RemoteState {
 }
 
 impl Accelerator {
+    /// An accelerator that nothing is journalled of.
+    #[cfg(test)]
+    pub(crate) fn over(transport: Box<dyn Transport>) -> Self {
+        struct Unwritten;
+        impl Journal for Unwritten {
+            fn message(&mut self, _: &Crossed<'_>) -> Result<(), mechanism::StoreError> {
+                Ok(())
+            }
+        }
+        Accelerator::new(transport, Box::new(Unwritten), f64::INFINITY)
+    }
+
+    fn new(transport: Box<dyn Transport>, journal: Box<dyn Journal>, timeout_seconds: f64) -> Self {
+        Accelerator {
+            transport,
+            journal,
+            timeout_seconds,
+            traffic: Traffic::default(),
+            reply: Vec::new(),
+            cpu_seconds: 0.0,
+            busy_seconds: 0.0,
+            taken_seconds: [0.0; 2],
+        }
+    }
+
     /// Connects, and agrees on the protocol.
     pub(crate) fn connect(host: &mut dyn Host, spec: &AcceleratorSpec) -> Result<Self, RunError> {
         let address = spec.address.as_ref().ok_or_else(|| {
@@ -100,14 +127,7 @@ impl Accelerator {
             .connect(address, spec.timeout_seconds)
             .map_err(|error| AcceleratorError::Unreachable { address: format!("{address:?}"), error })?;
         let journal = host.journal()?;
-        let mut link = Accelerator {
-            transport,
-            journal,
-            timeout_seconds: spec.timeout_seconds,
-            traffic: Traffic::default(),
-            reply: Vec::new(),
-            cpu_seconds: 0.0,
-        };
+        let mut link = Accelerator::new(transport, journal, spec.timeout_seconds);
         let job = Job::Hello { version: wire::VERSION };
         link.control(&job)?;
         match link.receive(&job)? {
@@ -203,8 +223,12 @@ impl Accelerator {
     /// Waits until `job` is done.
     pub(crate) fn done(&mut self, job: &Job) -> Result<(), RunError> {
         match self.receive(job)? {
-            Reply::Done { cpu_seconds } if cpu_seconds.is_finite() && cpu_seconds >= 0.0 => {
-                self.cpu_seconds = cpu_seconds;
+            Reply::Done { cpu_seconds, busy_seconds }
+                if [cpu_seconds, busy_seconds]
+                    .iter()
+                    .all(|seconds| seconds.is_finite() && *seconds >= 0.0) =>
+            {
+                (self.cpu_seconds, self.busy_seconds) = (cpu_seconds, busy_seconds);
                 Ok(())
             }
             Reply::Done { .. } => Err(AcceleratorError::NotFinite { what: "processor time" }.into()),
@@ -223,6 +247,51 @@ impl Accelerator {
         Ok(logits)
     }
 
+    /// Lets so many bytes of answers come before they are waited for.
+    pub(crate) fn read_ahead(&mut self, bytes: usize) {
+        self.transport.read_ahead(bytes);
+    }
+
+    /// Offers memory for bodies, of so many bytes in each direction.
+    pub(crate) fn share(&mut self, outward: usize, inward: usize) -> Result<bool, RunError> {
+        for crossed in summarise(&Job::Share { outward: outward as u64 }, &[]) {
+            self.journal.message(&crossed)?;
+        }
+        Ok(self.transport.share(outward, inward).map_err(|error| AcceleratorError::Died { error })?)
+    }
+
+    /// Sends a job with one body, which speaks of so many records, without waiting.
+    pub(crate) fn submit_with(&mut self, job: &Job, body: &Body, records: usize) -> Result<(), RunError> {
+        self.send(job, &[(body, records)])
+    }
+
+    /// The body of `length` bytes that answers a job about layers; its numbers are not checked.
+    pub(crate) fn layer_body(&mut self, job: &Job, length: usize) -> Result<Box<dyn ReplyBody>, RunError> {
+        let received = self.transport.receive_in_place();
+        let (reply, body) = received.map_err(|error| self.broken(error))?;
+        let reply = self.note(job, reply, body.len())?;
+        let what = match (&reply, job) {
+            (Reply::Products { layer, slot, records }, Job::Convolve { layer: l, slot: s, records: r })
+                if (layer, slot, records) == (l, s, r) =>
+            {
+                "products"
+            }
+            (
+                Reply::InputGradients { layer, slot, records },
+                Job::Differentiate { layer: l, slot: s, records: r, .. },
+            ) if (layer, slot, records) == (l, s, r) => "gradients of inputs",
+            (Reply::WeightGradients { layer }, Job::WeightGradients { layer: l }) if layer == l => {
+                "gradients of weights"
+            }
+            _ => return Err(unexpected(job, &reply).into()),
+        };
+        let (expected, found) = (length, body.len());
+        if expected != found {
+            return Err(AcceleratorError::Shape { what, expected, found }.into());
+        }
+        Ok(body)
+    }
+
     /// Ends the session in good order; errors do not matter any more.
     pub(crate) fn finish(&mut self) {
         if self.control(&Job::Finish).is_ok() {
@@ -237,6 +306,13 @@ impl Accelerator {
 
     pub(crate) fn cpu_seconds(&self) -> f64 {
         self.cpu_seconds
+    }
+
+    /// Processor seconds of the accelerator, and seconds in which it had a job, since this was last asked.
+    pub(crate) fn take_seconds(&mut self) -> [f64; 2] {
+        let now = [self.cpu_seconds, self.busy_seconds];
+        let [cpu, busy] = std::mem::replace(&mut self.taken_seconds, now);
+        [now[0] - cpu, now[1] - busy]
     }
 
     /// Sends a job without a body: identifiers, sizes and public settings.
@@ -258,17 +334,30 @@ impl Accelerator {
     }
 
     fn receive(&mut self, job: &Job) -> Result<Reply, RunError> {
-        let reply = self.transport.receive(&mut self.reply).map_err(|error| match error {
+        let received = self.transport.receive(&mut self.reply);
+        let reply = received.map_err(|error| self.broken(error))?;
+        self.note(job, reply, self.reply.len())
+    }
+
+    fn broken(&self, error: WireError) -> AcceleratorError {
+        match error {
             WireError::TimedOut => AcceleratorError::Hung { seconds: self.timeout_seconds.ceil() as u64 },
             WireError::Closed | WireError::Truncated | WireError::Io(_) => AcceleratorError::Died { error },
             error => AcceleratorError::Protocol(error),
-        })?;
+        }
+    }
+
+    /// Writes a reply with a body of so many bytes into the journal; a failure becomes an error.
+    fn note(&mut self, job: &Job, reply: Reply, bytes: usize) -> Result<Reply, RunError> {
         let (kind, records) = match reply {
             Reply::Logits { count, .. } => (Kind::ResidualLogits, count),
             Reply::State { .. } => (Kind::ResidualState, 0),
+            Reply::Products { records, .. } | Reply::InputGradients { records, .. } => {
+                (Kind::Results, records)
+            }
+            Reply::WeightGradients { .. } => (Kind::Results, 0),
             Reply::Ready { .. } | Reply::Done { .. } | Reply::Failed { .. } => (Kind::Status, 0),
         };
-        let bytes = self.reply.len();
         self.traffic.bytes_in += bytes as u64;
         if bytes > 0 {
             let (direction, class) = (Direction::Inward, kind.class());
@@ -361,6 +450,9 @@ fn unexpected(job: &Job, reply: &Reply) -> AcceleratorError {
         Reply::Ready { .. } => "ready",
         Reply::Logits { .. } => "logits",
         Reply::State { .. } => "state",
+        Reply::Products { .. } => "products",
+        Reply::InputGradients { .. } => "input-gradients",
+        Reply::WeightGradients { .. } => "weight-gradients",
         Reply::Done { .. } => "done",
         Reply::Failed { .. } => "failed",
     };

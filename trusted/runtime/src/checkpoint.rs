@@ -1,7 +1,7 @@
 //! What a run must remember to go on with the same bits.
 
 use engine::{LearnerState, LearnerStateRef};
-use ledger::Head;
+use ledger::{Digest, Head};
 use model::Parameters;
 use serde::{Deserialize, Serialize};
 use wire::RunSpec;
@@ -29,6 +29,8 @@ pub(crate) struct CheckpointRef<'a> {
     pub(crate) remote: Option<&'a Remote>,
     pub(crate) totals: &'a Totals,
     pub(crate) ledger: Head,
+    pub(crate) bases: Vec<Vec<f32>>,
+    pub(crate) transcript: Option<Digest>,
 }
 
 /// The state of a run after some steps.
@@ -39,6 +41,9 @@ pub(crate) struct Checkpoint {
     pub(crate) remote: Option<Remote>,
     pub(crate) totals: Totals,
     pub(crate) ledger: Head,
+    /// States of the running bases of an `asymml` run.
+    pub(crate) bases: Vec<Vec<f32>>,
+    pub(crate) transcript: Option<Digest>,
 }
 
 /// The accelerator's state, and the number of steps of the run it had done; the rest is done again on resuming.
@@ -53,6 +58,7 @@ pub(crate) struct Remote {
 pub(crate) struct Totals {
     pub(crate) trusted_cpu_seconds: f64,
     pub(crate) untrusted_cpu_seconds: f64,
+    pub(crate) untrusted_busy_seconds: f64,
     pub(crate) bytes_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) images: u64,
@@ -96,7 +102,7 @@ fn names(host: &dyn Host) -> Result<Vec<String>, StorageError> {
     Ok(host.names()?.into_iter().filter(|name| name.starts_with("checkpoint-")).collect())
 }
 
-fn save<T: Serialize>(host: &mut dyn Host, name: &str, value: &T) -> Result<(), RunError> {
+pub(crate) fn save<T: Serialize>(host: &mut dyn Host, name: &str, value: &T) -> Result<(), RunError> {
     let failed = |e| damaged(name, e);
     // In one piece: a buffer that grows would take twice its content.
     let len = postcard::experimental::serialized_size(value).map_err(failed)?;
@@ -104,7 +110,7 @@ fn save<T: Serialize>(host: &mut dyn Host, name: &str, value: &T) -> Result<(), 
     Ok(host.save(name, &bytes)?)
 }
 
-fn load<T: for<'a> Deserialize<'a>>(host: &dyn Host, name: &str) -> Result<Option<T>, RunError> {
+pub(crate) fn load<T: for<'a> Deserialize<'a>>(host: &dyn Host, name: &str) -> Result<Option<T>, RunError> {
     let Some(bytes) = host.load(name)? else { return Ok(None) };
     Ok(Some(postcard::from_bytes(&bytes).map_err(|e| damaged(name, e))?))
 }

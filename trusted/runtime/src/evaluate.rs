@@ -7,6 +7,7 @@ use wire::owner::{Event, Scores, Summary};
 use crate::messages::Messenger;
 use crate::records::Chosen;
 use crate::run::Run;
+use crate::trusted_model::TrustedModel;
 use crate::{Host, Outsourced, RunError};
 
 /// Sends something to the accelerator and returns its logits; those of the trusted part that come along are added to the
@@ -37,9 +38,12 @@ impl Run {
         self.take_memory();
         self.totals = crate::checkpoint::Totals::default();
         let started = host.cpu_seconds();
+        self.open_layers(host, false)?;
         let answers = self.ask_accelerator(host, Run::ask_tests)?;
         self.totals.scores = self.score_tests(answers)?;
         self.totals.trusted_cpu_seconds = host.cpu_seconds() - started;
+        self.score_low_rank()?;
+        self.close_layers();
         self.report_spans(host, None);
         self.totals.images = tests as u64;
         self.training_summary(host)
@@ -108,7 +112,9 @@ impl Run {
         let Answers { mut own, residual } = answers;
         self.complete(&mut own, RecordSet::Test, tests)?;
         let correct = |logits: &[f32]| softmax_cross_entropy::correct(logits, &labels, classes);
-        let alone = self.trusted.as_ref().map(|_| correct(&own) as f64 / tests as f64);
+        // What a split model predicts is of both parts already.
+        let trusted = self.trusted.as_ref().filter(|model| !matches!(model, TrustedModel::Layered(_)));
+        let alone = trusted.map(|_| correct(&own) as f64 / tests as f64);
         let merged = Answers { own, residual }.merged();
         let mut grad = vec![0.0; merged.len()];
         let loss = softmax_cross_entropy::loss_and_gradient(&merged, &labels, classes, &mut grad);
@@ -120,6 +126,27 @@ impl Run {
         }))
     }
 
+    /// Adds to the scores what a split model's low-rank parts achieve alone: residuals are left out.
+    pub(crate) fn score_low_rank(&mut self) -> Result<(), RunError> {
+        let degraded = self.totals.degraded.is_some();
+        let Some(TrustedModel::Layered(model)) = &mut self.trusted else { return Ok(()) };
+        if degraded {
+            if let Some(scores) = &mut self.totals.scores {
+                scores.accuracy_trusted_only = Some(scores.accuracy);
+            }
+            return Ok(());
+        }
+        model.layers.set_alone(true);
+        let alone = self.score_tests(Answers::default());
+        if let Some(TrustedModel::Layered(model)) = &mut self.trusted {
+            model.layers.set_alone(false);
+        }
+        if let (Some(scores), Some(alone)) = (&mut self.totals.scores, alone?) {
+            scores.accuracy_trusted_only = Some(alone.accuracy);
+        }
+        Ok(())
+    }
+
     /// Adds to `own`, the trusted part's logits for the first records of a set, those of the records up to `end`; zeros where
     /// there is no trusted part.
     pub(crate) fn complete(
@@ -129,16 +156,18 @@ impl Run {
         end: usize,
     ) -> Result<(), RunError> {
         let classes = self.spec.graph.classes();
-        let Some(model) = &mut self.trusted else {
+        if self.trusted.is_none() {
             own.resize(end * classes, 0.0);
             return Ok(());
-        };
-        let (records, batch) = (self.data.get(set), self.spec.train.batch_size);
+        }
+        let batch = self.spec.train.batch_size;
         own.reserve_exact(end * classes - own.len());
         while own.len() < end * classes {
             let first = own.len() / classes;
             let range = first..(first + batch).min(end);
             let count = range.len();
+            self.begin_pass(set, range.start as u64..range.end as u64, "evaluation");
+            let (records, Some(model)) = (self.data.get(set), &mut self.trusted) else { return Ok(()) };
             records.fill(&self.pixels, range.map(Chosen::plain), model.input_mut(count));
             own.extend_from_slice(model.predict(count, &self.threads)?);
         }

@@ -8,9 +8,12 @@ use model::{Graph, derive};
 use split::{AsymmetricSplit, Method, SplitConfig};
 use tensor::Shape;
 use wire::RunSpec;
-use wire::spec::{Decomposition, Delta, Flow, Protection};
+use wire::spec::{Asymml, Decomposition, Delta, Flow, Protection};
 
 use crate::RunError;
+use crate::asymml::layers::Settings;
+use crate::asymml::placements::Placements;
+use crate::asymml::rewrite::Placing;
 
 /// Where a node of the (rewritten) graph runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,15 @@ pub enum TrustedGraphs {
     Whole(Graph),
     /// Backbone → split → small main model (Delta).
     Split(Box<SplitGraphs>),
+    /// The whole model, with a split before its convolutions (AsymML).
+    Layered(Box<LayeredGraphs>),
+}
+
+/// AsymML's trusted graph, with its places, and how it exchanges.
+#[derive(Clone, Debug)]
+pub struct LayeredGraphs {
+    pub(crate) placing: Placing,
+    pub(crate) settings: Settings,
 }
 
 /// Delta's trusted graphs, and the split between them.
@@ -78,6 +90,11 @@ impl Parts {
     /// [`RunError::Request`] if the model has no place to split, or the split does not fit it.
     pub fn of(spec: &RunSpec) -> Result<Self, RunError> {
         match &spec.flow {
+            // Until it is known where it is split: `Parts::placed`.
+            Flow::Asymml(_) => {
+                let graph = spec.graph.clone().with_precision(spec.precision);
+                Ok(Parts { trusted: Some(TrustedGraphs::Whole(graph)), outsourced: None })
+            }
             Flow::Enclave => {
                 let graph = spec.graph.clone().with_precision(spec.precision);
                 Ok(Parts { trusted: Some(TrustedGraphs::Whole(graph)), outsourced: None })
@@ -93,6 +110,20 @@ impl Parts {
             Flow::DpInput => Ok(Parts { trusted: None, outsourced: Some(noised_inputs(spec)?) }),
             Flow::Delta(delta) => delta_parts(spec, delta),
         }
+    }
+}
+
+impl Parts {
+    /// The model of an `asymml` run, split as `placements` say.
+    ///
+    /// # Errors
+    /// [`RunError::Request`] if a split does not fit.
+    pub(crate) fn placed(spec: &RunSpec, asymml: &Asymml, placements: &Placements) -> Result<Self, RunError> {
+        let graph = spec.graph.clone().with_precision(spec.precision);
+        let settings = Settings::of(asymml, spec.train.batch_size);
+        let placing = Placing::of(&graph, placements, settings.own_gradients)?;
+        let graphs = LayeredGraphs { placing, settings };
+        Ok(Parts { trusted: Some(TrustedGraphs::Layered(Box::new(graphs))), outsourced: None })
     }
 }
 

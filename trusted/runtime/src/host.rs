@@ -131,9 +131,59 @@ pub trait Transport {
     /// [`WireError`] if the connection fails.
     fn send(&mut self, job: &Job, parts: &[&[u8]]) -> Result<(), WireError>;
 
+    /// From now on up to so many bytes of replies may be read before they are waited for: then the accelerator never waits
+    /// for the enclave to read what it asked for, while the enclave waits for it to read what it sends.
+    fn read_ahead(&mut self, _bytes: usize) {}
+
+    /// Offers the accelerator memory for the bodies of frames in either direction, of so many bytes each; whether it took it.
+    /// Bodies for which it has no room go on through the connection.
+    ///
+    /// # Errors
+    /// [`WireError`] if the connection fails.
+    fn share(&mut self, _outward: usize, _inward: usize) -> Result<bool, WireError> {
+        Ok(false)
+    }
+
+    /// [`Transport::receive`] that leaves the body where it came.
+    ///
+    /// # Errors
+    /// As [`Transport::receive`].
+    fn receive_in_place(&mut self) -> Result<(Reply, Box<dyn ReplyBody>), WireError> {
+        let mut body = Vec::new();
+        let reply = self.receive(&mut body)?;
+        Ok((reply, Box::new(body)))
+    }
+
     /// Waits for one reply, at most as long as the connection's time limit.
     ///
     /// # Errors
     /// [`WireError::TimedOut`] after the limit; any other if the connection fails.
     fn receive(&mut self, body: &mut Vec<u8>) -> Result<Reply, WireError>;
+}
+
+/// The body of a reply, perhaps in memory that the accelerator can still change: every byte is to be read once.
+pub trait ReplyBody: Send {
+    /// Bytes of it.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies bytes from `at` on.
+    ///
+    /// # Panics
+    /// If they are not all within it.
+    fn read(&self, at: usize, out: &mut [u8]);
+}
+
+impl ReplyBody for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn read(&self, at: usize, out: &mut [u8]) {
+        out.copy_from_slice(&self[at..at + out.len()]);
+    }
 }

@@ -35,13 +35,16 @@ impl Run {
         // No labels: class 0 stands in and is never used.
         body.resize(pixels.len().saturating_add(2 * count), 0);
         self.data = DataSets::default();
+        self.singly = true;
         self.add_records(RecordSet::Test, count, &body)?;
         drop(body);
         self.take_memory();
         self.totals = crate::checkpoint::Totals::default();
+        self.open_layers(host, false)?;
         let mut answers = self.ask_accelerator(host, Run::ask_images)?;
         self.complete(&mut answers.own, RecordSet::Test, count)?;
         let logits = answers.merged();
+        self.account_layers();
         self.report_spans(host, None);
         let epsilon = self.training_summary(host)?.epsilon;
         Ok(Predictions { logits, degraded: self.totals.degraded.clone(), epsilon })

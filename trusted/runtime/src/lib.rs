@@ -3,6 +3,7 @@
 //! Pure: files, sockets, clocks and processor time come in through [`Host`].
 
 mod accelerator;
+mod asymml;
 mod batch;
 mod calibration;
 mod checkpoint;
@@ -27,8 +28,8 @@ mod trusted_model;
 mod vectors;
 
 pub use error::{AcceleratorError, RunError};
-pub use flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};
-pub use host::{Crossed, Host, Journal, StorageError, Transport};
+pub use flow::{LayeredGraphs, Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs};
+pub use host::{Crossed, Host, Journal, ReplyBody, StorageError, Transport};
 pub use infer::Predictions;
 pub use plan::plan;
 pub use run::{Outcome, Run};

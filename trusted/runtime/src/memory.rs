@@ -9,11 +9,11 @@ use wire::RunSpec;
 use wire::accelerator::RecordSet;
 use wire::owner::PlannedMemory;
 
-use crate::RunError;
 use crate::flow::{Parts, TrustedGraphs};
 use crate::messages;
 use crate::run::Run;
 use crate::split_model::SplitPlan;
+use crate::{RunError, asymml};
 
 /// Records held, by set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +77,7 @@ impl MemoryPlan {
         let trusted: Vec<&Graph> = match &parts.trusted {
             Some(TrustedGraphs::Whole(graph)) => vec![graph],
             Some(TrustedGraphs::Split(graphs)) => vec![&graphs.backbone, &graphs.main],
+            Some(TrustedGraphs::Layered(graphs)) => vec![&graphs.placing.graphs.model],
             None => Vec::new(),
         };
         let sum = |of: &dyn Fn(&Graph) -> u64| trusted.iter().map(|graph| of(graph)).sum::<u64>();
@@ -85,6 +86,10 @@ impl MemoryPlan {
         let remote = outsourced.map_or(0, |graph| trained_state(graph, &spec.train.optimiser));
         let parameters = sum(&state);
         let checkpoint = parameters + optimiser * sum(&trained) + remote;
+        let exchanged = match &parts.trusted {
+            Some(TrustedGraphs::Layered(graphs)) => asymml::session::held(graphs, batch),
+            _ => 0,
+        };
         let classes = spec.graph.classes() as u64;
         let record = spec.graph.input().len() as u64 + 2;
         let (train, test) = (held.train as u64, held.test as u64);
@@ -116,6 +121,7 @@ impl MemoryPlan {
             ("scratch", scratch.bytes(spec.threads) as u64),
             ("records", (train + test) * record + train * NUMBER),
             ("accelerator's state", remote),
+            ("residuals, products and gradients under way", exchanged),
             ("checkpoints, messages and scores", transient.into_iter().max().unwrap_or(0)),
             ("everything else", OTHER + batch as u64 * (4 * classes + 2) * NUMBER + nodes(spec) * NODE),
         ];
@@ -179,6 +185,10 @@ impl Step {
         let (timeline, scratch) = match &parts.trusted {
             Some(TrustedGraphs::Whole(graph)) => {
                 let (plans, timeline) = Plans::of(graph, batch, recompute);
+                (timeline, plans.scratch(threads))
+            }
+            Some(TrustedGraphs::Layered(graphs)) => {
+                let (plans, timeline) = Plans::rewritten(graphs.placing.graphs.clone(), batch, recompute);
                 (timeline, plans.scratch(threads))
             }
             Some(TrustedGraphs::Split(graphs)) => {

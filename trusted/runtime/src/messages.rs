@@ -200,7 +200,7 @@ impl Messenger {
 }
 
 /// Stands for the data set of images that belong to none.
-fn single_images() -> Digest {
+pub(crate) fn single_images() -> Digest {
     Digest::of("asymflow single images v1", &[])
 }
 

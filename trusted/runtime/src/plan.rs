@@ -6,15 +6,16 @@ use model::{Graph, Parameters};
 use split::channels::singular_values;
 use split::spectrum::channel_entropy;
 use wire::RunSpec;
+use wire::accelerator::RecordSet;
 use wire::owner::{Plan, PlannedLayer, PlannedRelease};
-use wire::spec::{Clip, Protection};
+use wire::spec::{Asymml, Clip, Flow, Protection};
 
-use crate::RunError;
 use crate::calibration::Calibration;
 use crate::flow::{Outsourced, Parts, Placement, SplitGraphs, TrustedGraphs, instructions};
 use crate::memory::{Held, MemoryPlan};
 use crate::run::Run;
 use crate::trusted_model::TrustedModel;
+use crate::{RunError, asymml};
 
 /// Placement, cost and traffic of every node, the peak of trusted memory, and what each release could tell.
 ///
@@ -30,6 +31,9 @@ pub fn plan(
     pixels: &[u8],
     [train, test]: [usize; 2],
 ) -> Result<Plan, RunError> {
+    if let Flow::Asymml(asymml) = &spec.flow {
+        return plan_layers(spec, asymml, initial, pixels, [train, test]);
+    }
     let parts = Parts::of(spec)?;
     let memory = MemoryPlan::fitting(spec, &parts, Held { train, test })?;
     // Measured record by record: a plan takes little memory itself.
@@ -40,6 +44,7 @@ pub fn plan(
     let mut layers = Vec::new();
     match &parts.trusted {
         Some(TrustedGraphs::Whole(graph)) => layers.extend(nodes("model", graph, Placement::Trusted)),
+        Some(TrustedGraphs::Layered(_)) => unreachable!("planned by itself"),
         Some(TrustedGraphs::Split(graphs)) => {
             let SplitGraphs { backbone, split, config, main, .. } = graphs.as_ref();
             layers.extend(nodes("backbone", backbone, Placement::Trusted));
@@ -64,17 +69,48 @@ pub fn plan(
         layers.extend(remote);
     }
     let releases = parts.outsourced.iter().map(|o| release(spec, o)).collect::<Result<_, _>>()?;
-    Ok(Plan {
-        layers,
+    Ok(Plan { layers, releases, ..whole_plan(spec, &memory) })
+}
+
+/// A plan of a memory plan, without layers.
+fn whole_plan(spec: &RunSpec, memory: &MemoryPlan) -> Plan {
+    Plan {
         precision: spec.precision,
         instructions: instructions(spec.precision).to_owned(),
         peak_trusted_bytes: memory.bytes(),
         memory: memory.told(),
         peak_step: memory.peak_step().to_owned(),
         recompute: memory.recompute,
-        releases,
-    })
+        ..Plan::default()
+    }
 }
+
+/// [`plan`] of an `asymml` run, which chooses on `pixels`.
+fn plan_layers(
+    spec: &RunSpec,
+    asymml: &Asymml,
+    initial: Parameters,
+    pixels: &[u8],
+    [train, test]: [usize; 2],
+) -> Result<Plan, RunError> {
+    let mut small = spec.clone();
+    small.train.batch_size = small.train.batch_size.min(MEASURED_AT_ONCE);
+    small.memory = None;
+    let mut run = Run::create_unstored(small, initial)?;
+    let count = pixels.len() / run.pixels.message_len().max(1);
+    let count = count.min(asymml.calibration);
+    let mut body = pixels[..count * run.pixels.message_len()].to_vec();
+    body.resize(body.len() + 2 * count, 0);
+    run.add_records(RecordSet::Train, count, &body)?;
+    let planned = asymml::plan::planned(&mut run, asymml)?;
+    let parts = Parts::placed(spec, asymml, &planned.placements)?;
+    let memory = MemoryPlan::fitting(spec, &parts, Held { train, test })?;
+    let (layers, energy_costs) = (planned.layers, planned.costs);
+    Ok(Plan { layers, energy_costs, ..whole_plan(spec, &memory) })
+}
+
+/// Records that a plan measures at once.
+const MEASURED_AT_ONCE: usize = 8;
 
 /// What the split keeps, as means over records.
 #[derive(Clone, Copy)]

@@ -2,13 +2,13 @@
 
 use engine::{Augment, InputForm};
 use kernels::Threads;
-use ledger::{Class, Entry, Head, Kind, Ledger};
+use ledger::{Class, Digest, Entry, Head, Kind, Ledger};
 use mechanism::{NoiseKey, Permissions};
 use model::{Graph, Parameters};
 use wire::RunSpec;
 use wire::accelerator::{Load, RecordSet};
 use wire::owner::{Event, Summary};
-use wire::spec::{Accelerator as AcceleratorSpec, Flow, Labels, Protection, Release};
+use wire::spec::{Accelerator as AcceleratorSpec, Asymml, Flow, Labels, Protection, Release, Side};
 
 use crate::accelerator::Accelerator;
 use crate::batch::Batch;
@@ -37,6 +37,10 @@ pub struct Run {
     pub(crate) threads: Threads,
     pub(crate) batch: Batch,
     pub(crate) memory: MemoryPlan,
+    /// Digest of what an accelerator that computes layers has answered, where noise depends on it.
+    pub(crate) transcript: Option<Digest>,
+    /// Whether the records are images that belong to no set.
+    pub(crate) singly: bool,
     /// Whether the trusted part has its memory, and if so, whether it computes again what is cheap.
     pub(crate) taken: Option<bool>,
 }
@@ -70,16 +74,19 @@ impl Run {
     pub fn open(host: &mut dyn Host, accelerator: AcceleratorSpec) -> Result<Self, RunError> {
         let Job { spec, initial } = checkpoint::load_job(host)?;
         let mut run = Run::create_unstored(RunSpec { accelerator, ..spec }, initial)?;
-        if let Some(Checkpoint { steps_done, trusted, remote, totals, ledger }) =
+        run.settle_again(host)?;
+        if let Some(Checkpoint { steps_done, trusted, remote, totals, ledger, bases, transcript }) =
             checkpoint::newest_checkpoint(host)?
         {
             if let Some(model) = &mut run.trusted {
                 model.restore(trusted, &run.spec.train.optimiser)?;
+                model.restore_bases(&bases, steps_done)?;
             }
             run.steps_done = steps_done;
             run.remote = remote;
             run.totals = totals;
             run.ledger_head = Some(ledger);
+            run.transcript = transcript;
         }
         Ok(run)
     }
@@ -119,6 +126,8 @@ impl Run {
             threads,
             batch: Batch::default(),
             memory,
+            transcript: None,
+            singly: false,
             taken: None,
             spec,
         })
@@ -259,6 +268,7 @@ impl Run {
             scores: self.totals.scores,
             trusted_cpu_seconds: self.totals.trusted_cpu_seconds,
             untrusted_cpu_seconds: self.totals.untrusted_cpu_seconds,
+            untrusted_busy_seconds: self.totals.untrusted_busy_seconds,
             images: self.totals.images,
             bytes_out: self.totals.bytes_out,
             bytes_in: self.totals.bytes_in,
@@ -276,11 +286,16 @@ impl Run {
 
     /// ε per record that the ledger amounts to: 0 where nothing leaves, `None` where nothing is guaranteed.
     pub(crate) fn epsilon(&self, ledger: &Ledger) -> Option<f64> {
-        match (&self.parts.outsourced, self.spec.privacy.protection) {
-            (None, _) => Some(0.0),
-            (Some(_), Protection::Epsilon(_)) => Some(ledger.epsilon(self.spec.privacy.delta)),
-            (Some(_), Protection::NoNoise | Protection::NothingReleased) => None,
+        match (self.releases(), self.spec.privacy.protection) {
+            (false, _) => Some(0.0),
+            (true, Protection::Epsilon(_)) => Some(ledger.epsilon(self.spec.privacy.delta)),
+            (true, Protection::NoNoise | Protection::NothingReleased) => None,
         }
+    }
+
+    /// Whether anything that depends on records leaves.
+    fn releases(&self) -> bool {
+        self.parts.outsourced.is_some() || matches!(self.spec.flow, Flow::Asymml(_))
     }
 
     /// What no guarantee covers, in sentences.
@@ -288,7 +303,7 @@ impl Run {
         let unprotected = unprotected_kinds(&self.spec, &self.parts);
         let mut sentences: Vec<String> =
             unprotected.iter().map(|kind| format!("UNPROTECTED {kind}: {}", kind.description())).collect();
-        if self.parts.outsourced.is_some() {
+        if self.releases() {
             sentences.push("That a record took part, and its position in the public batch order.".to_owned());
         }
         sentences
@@ -299,10 +314,10 @@ impl Run {
         let privacy = &self.spec.privacy;
         let releases =
             matches!(privacy.protection, Protection::Epsilon(_)) || privacy.labels != Labels::Public;
-        if self.parts.outsourced.is_none() || !releases {
+        if !self.releases() || !releases {
             return Vec::new();
         }
-        let mut conditions = Vec::new();
+        let mut conditions = self.layer_conditions();
         if let Flow::Delta(delta) = &self.spec.flow
             && delta.stage1_epochs > 0
         {
@@ -319,14 +334,48 @@ impl Run {
         conditions
     }
 
+    /// What the guarantee of an `asymml` run depends on.
+    fn layer_conditions(&self) -> Vec<String> {
+        if !matches!(self.spec.flow, Flow::Asymml(_)) {
+            return Vec::new();
+        }
+        let mut conditions = Vec::new();
+        if self.spec.train.epochs > 0 {
+            conditions.push(
+                "ε is that of the residuals of each step given the weights of that step, which depend on the records and are \
+                 shown to the accelerator."
+                    .to_owned(),
+            );
+            let batch_norm = |node: &model::Node| match &node.op {
+                kernels::Op::BatchNorm2d(norm) => !norm.frozen,
+                _ => false,
+            };
+            if self.spec.graph.nodes().iter().any(batch_norm) {
+                conditions.push(
+                    "Batch statistics couple records: a record that is changed moves the residuals of those in its batches, \
+                     so that the batch is the unit; norm = \"group\" or \"frozen\" in [model] removes this."
+                        .to_owned(),
+                );
+            }
+        }
+        conditions.push(
+            "Ranks and shared bases are found on private records; they stay here, but residuals are functions of them."
+                .to_owned(),
+        );
+        conditions
+    }
+
     /// A checkpoint of the state now.
     pub(crate) fn save(&mut self, host: &mut dyn Host) -> Result<(), RunError> {
+        self.note_layers();
         let checkpoint = CheckpointRef {
             steps_done: self.steps_done,
             trusted: self.trusted.as_ref().map(TrustedModel::state).unwrap_or_default(),
             remote: self.remote.as_ref(),
             totals: &self.totals,
             ledger: self.ledger_head.unwrap_or_else(Head::empty::<Entry>),
+            bases: self.trusted.as_ref().map(TrustedModel::bases).unwrap_or_default(),
+            transcript: self.transcript,
         };
         checkpoint::save_checkpoint(host, &checkpoint)?;
         host.report(Event::Checkpoint { steps_done: self.steps_done }, &[]);
@@ -336,11 +385,23 @@ impl Run {
 
 /// Kinds that leave without a guarantee in this flow.
 fn unprotected_kinds(spec: &RunSpec, parts: &Parts) -> Vec<Kind> {
+    if let Flow::Asymml(asymml) = &spec.flow {
+        return asymml_kinds(spec, asymml);
+    }
     let Some(outsourced) = &parts.outsourced else { return Vec::new() };
     let message = Some(outsourced.kind).filter(|kind| kind.class() == Class::Unprotected);
     let trained = spec.train.epochs > outsourced.first_epoch;
     let labels = (trained && spec.privacy.labels == Labels::Public).then_some(Kind::Labels);
     message.into_iter().chain(labels).collect()
+}
+
+/// Residuals without noise; in training the weights that the accelerator computes with, and gradients, unless they stay.
+fn asymml_kinds(spec: &RunSpec, asymml: &Asymml) -> Vec<Kind> {
+    let trained = spec.train.epochs > 0;
+    let residuals = (spec.privacy.protection == Protection::NoNoise).then_some(Kind::PlainResiduals);
+    let gradients = (trained && asymml.backward == Side::Accelerator).then_some(Kind::OutputGradients);
+    let weights = trained.then_some(Kind::WeightUpdates);
+    residuals.into_iter().chain(gradients).chain(weights).collect()
 }
 
 /// Refuses a run before anything starts, if something would leave that the configuration does not allow by name.

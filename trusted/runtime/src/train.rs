@@ -83,6 +83,11 @@ impl Run {
             host.report(Event::Note { text }, &[]);
         }
         self.repeat_last_epoch(host, steps, &mut announced)?;
+        if self.steps_done < total {
+            let cpu = host.cpu_seconds();
+            self.open_layers(host, true)?;
+            self.totals.trusted_cpu_seconds += host.cpu_seconds() - cpu;
+        }
         self.report_graphs(host);
         while self.steps_done < total {
             let epoch = self.steps_done / steps;
@@ -97,15 +102,18 @@ impl Run {
             let segment = self.segment(self.steps_done, steps);
             if let Some(outcome) = self.train_segment(host, &segment, &mut remote, steps)? {
                 self.close(remote);
+                self.close_layers();
                 return Ok(outcome);
             }
             if segment.ends_epoch {
                 self.end_epoch(host, segment.epoch, &mut remote)?;
             }
             self.account(&mut remote);
+            self.account_layers();
             self.save(host)?;
         }
         self.close(remote);
+        self.close_layers();
         Ok(Outcome::Finished)
     }
 
@@ -165,6 +173,7 @@ impl Run {
             Flow::Delta(delta) => ("stage 2: both parts", epochs - delta.stage1_epochs.min(epochs)),
             Flow::Plain | Flow::DpInput => ("training on the accelerator", epochs),
             Flow::Enclave => ("training in the enclave", epochs),
+            Flow::Asymml(_) => ("training on both sides, convolution by convolution", epochs),
         };
         if announced.as_deref() != Some(stage) {
             let (name, trusted_cpu_seconds) = (stage.to_owned(), host.cpu_seconds());
@@ -221,6 +230,9 @@ impl Run {
             cpu = now;
             result?;
         }
+        if let Some(epsilon) = self.spent_on_layers() {
+            host.report(Event::Spent { epsilon: Some(epsilon) }, &[]);
+        }
         if let Some(remotely) = remote {
             let ended = self.end_segment(remotely);
             if remotely.stepwise() {
@@ -240,6 +252,8 @@ impl Run {
         At { epoch, step, steps }: At,
         remote: &mut Option<Remotely>,
     ) -> Result<(), RunError> {
+        let chosen = &order[batches::range(order.len(), self.spec.train.batch_size, step)];
+        self.begin_pass(RecordSet::Train, chosen.iter().map(|&record| u64::from(record)), "training");
         let train = &self.spec.train;
         let views = self.views(epoch);
         let chosen = &order[batches::range(order.len(), train.batch_size, step)];
@@ -306,8 +320,9 @@ impl Run {
             self.account(remote);
             *remote = None;
         }
-        let test = self.score_tests(Answers { own: Vec::new(), residual })?;
-        self.totals.scores = test;
+        self.totals.scores = self.score_tests(Answers { own: Vec::new(), residual })?;
+        self.score_low_rank()?;
+        let test = self.totals.scores;
         let records = self.totals.records.max(1) as f64;
         let (train_loss, train_accuracy) =
             (self.totals.loss_sum / records, self.totals.correct as f64 / records);

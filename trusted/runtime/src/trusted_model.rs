@@ -7,6 +7,7 @@ use ledger::Digest;
 use model::{Graph, Parameters};
 
 use crate::RunError;
+use crate::asymml::model::LayeredModel;
 use crate::flow::{TrustedGraphs, request};
 use crate::split_model::SplitModel;
 
@@ -14,6 +15,7 @@ use crate::split_model::SplitModel;
 pub(crate) enum TrustedModel {
     Whole(Box<Learner>),
     Split(Box<SplitModel>),
+    Layered(Box<LayeredModel>),
 }
 
 impl TrustedModel {
@@ -37,6 +39,11 @@ impl TrustedModel {
                 let model = SplitModel::new(graphs, initial, optimiser, batch)?;
                 Ok(TrustedModel::Split(Box::new(model)))
             }
+            TrustedGraphs::Layered(graphs) => {
+                let parameters = initial.of(&graphs.placing.graphs.model);
+                let model = LayeredModel::new(graphs, parameters, optimiser, batch)?;
+                Ok(TrustedModel::Layered(Box::new(model)))
+            }
         }
     }
 
@@ -47,7 +54,8 @@ impl TrustedModel {
                 model.take_memory(graphs, recompute)
             }
             (TrustedModel::Whole(model), _) => model.take_memory(recompute),
-            (TrustedModel::Split(_), TrustedGraphs::Whole(_)) => unreachable!("a flow keeps its graphs"),
+            (TrustedModel::Layered(model), _) => model.learner.take_memory(recompute),
+            (TrustedModel::Split(_), _) => unreachable!("a flow keeps its graphs"),
         }
     }
 
@@ -55,6 +63,7 @@ impl TrustedModel {
     pub(crate) fn input_mut(&mut self, records: usize) -> &mut [f32] {
         match self {
             TrustedModel::Whole(model) => model.input_mut(records),
+            TrustedModel::Layered(model) => model.learner.input_mut(records),
             TrustedModel::Split(model) => model.input_mut(records),
         }
     }
@@ -71,6 +80,7 @@ impl TrustedModel {
         match self {
             TrustedModel::Whole(model) => Ok(model.forward(pass, threads)),
             TrustedModel::Split(model) => model.forward(pass, threads),
+            TrustedModel::Layered(model) => model.forward(pass, threads),
         }
     }
 
@@ -79,6 +89,7 @@ impl TrustedModel {
         match self {
             TrustedModel::Whole(model) => Ok(model.predict(records, threads)),
             TrustedModel::Split(model) => model.predict(records, threads),
+            TrustedModel::Layered(model) => model.predict(records, threads),
         }
     }
 
@@ -97,6 +108,7 @@ impl TrustedModel {
                 Ok(())
             }
             TrustedModel::Split(model) => model.learn(grad_logits, pass, rate, threads),
+            TrustedModel::Layered(model) => model.learn(grad_logits, pass, rate, threads),
         }
     }
 
@@ -112,7 +124,9 @@ impl TrustedModel {
 
     fn split(&mut self) -> Result<&mut SplitModel, RunError> {
         match self {
-            TrustedModel::Whole(_) => Err(RunError::Request("this flow has no residual".to_owned())),
+            TrustedModel::Whole(_) | TrustedModel::Layered(_) => {
+                Err(RunError::Request("this flow has no residual of a record".to_owned()))
+            }
             TrustedModel::Split(model) => Ok(model),
         }
     }
@@ -120,7 +134,7 @@ impl TrustedModel {
     /// Digest of everything that turns an image into its residual.
     pub(crate) fn residual_function(&self, preprocessing: &[u8]) -> Digest {
         match self {
-            TrustedModel::Whole(_) => Digest::of("no residual", &[]),
+            TrustedModel::Whole(_) | TrustedModel::Layered(_) => Digest::of("no residual", &[]),
             TrustedModel::Split(model) => {
                 let parameters = wire::body::from_parameters(model.backbone().parameters());
                 // Attributes of operators have no parameters, but other values are other functions.
@@ -136,6 +150,7 @@ impl TrustedModel {
     pub(crate) fn state(&self) -> Vec<LearnerStateRef<'_>> {
         match self {
             TrustedModel::Whole(model) => vec![model.state_ref()],
+            TrustedModel::Layered(model) => vec![model.learner.state_ref()],
             TrustedModel::Split(model) => vec![model.backbone().state_ref(), model.main().state_ref()],
         }
     }
@@ -148,6 +163,7 @@ impl TrustedModel {
     ) -> Result<(), RunError> {
         let learners: Vec<&mut Learner> = match self {
             TrustedModel::Whole(model) => vec![model],
+            TrustedModel::Layered(model) => vec![&mut model.learner],
             TrustedModel::Split(model) => model.learners_mut().into(),
         };
         if learners.len() != state.len() {
@@ -160,10 +176,29 @@ impl TrustedModel {
         restored.map_err(request)
     }
 
+    /// States of its running bases.
+    pub(crate) fn bases(&self) -> Vec<Vec<f32>> {
+        match self {
+            TrustedModel::Layered(model) => model.layers.bases(),
+            TrustedModel::Whole(_) | TrustedModel::Split(_) => Vec::new(),
+        }
+    }
+
+    /// Goes on from the states of its running bases after so many updates.
+    pub(crate) fn restore_bases(&mut self, bases: &[Vec<f32>], updates: usize) -> Result<(), RunError> {
+        match self {
+            TrustedModel::Layered(model) => model.layers.restore_bases(bases, updates as u64),
+            TrustedModel::Whole(_) | TrustedModel::Split(_) => Ok(()),
+        }
+    }
+
     /// Name, graph and parameters of each trusted part.
     pub(crate) fn parts(&self) -> Vec<(&'static str, &Graph, &Parameters)> {
         match self {
             TrustedModel::Whole(model) => vec![("model", model.graph(), model.parameters())],
+            TrustedModel::Layered(model) => {
+                vec![("model", model.learner.graph(), model.learner.parameters())]
+            }
             TrustedModel::Split(model) => vec![
                 ("backbone", model.backbone().graph(), model.backbone().parameters()),
                 ("main", model.main().graph(), model.main().parameters()),
