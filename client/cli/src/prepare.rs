@@ -16,6 +16,8 @@ use crate::{models, terminal};
 
 /// Largest default side of a DCT block.
 const LARGEST_BLOCK: usize = 16;
+/// Part of the energy that stays in the `asymml` flow by default (the papers' Asym1).
+const ENERGY: f64 = 0.97;
 /// AdamW's constants, as PyTorch has them.
 const ADAMW: (f32, f32, f32) = (0.9, 0.999, 1e-8);
 
@@ -231,12 +233,13 @@ pub fn accelerator_spec(config: &Config, address: Option<Address>) -> spec::Acce
 fn flow_spec(config: &Config) -> spec::Flow {
     let flow = &config.flow;
     let decomposition = match flow.decomposition {
-        config::Decomposition::Light => spec::Decomposition::Light { iterations: flow.iterations },
-        config::Decomposition::Exact => spec::Decomposition::Exact,
+        Some(config::Decomposition::Exact) => spec::Decomposition::Exact,
+        _ => spec::Decomposition::Light { iterations: flow.iterations },
     };
     match flow.kind.as_str() {
         "plain" => spec::Flow::Plain,
         "enclave" => spec::Flow::Enclave,
+        "asymml" => spec::Flow::Asymml(asymml_spec(flow)),
         "dp-input" => spec::Flow::DpInput,
         _ => spec::Flow::Delta(spec::Delta {
             rank: flow.rank,
@@ -249,6 +252,33 @@ fn flow_spec(config: &Config) -> spec::Flow {
             orthogonality: flow.orthogonality,
             own_loss: flow.own_loss,
         }),
+    }
+}
+
+fn asymml_spec(flow: &config::Flow) -> spec::Asymml {
+    let iterations = flow.iterations;
+    spec::Asymml {
+        ranks: match (&flow.ranks, flow.energy) {
+            (Some(config::Ranks::Named(config::NamedRanks::Authors)), _) => spec::Ranks::Authors,
+            (Some(config::Ranks::List(ranks)), _) => spec::Ranks::List(ranks.clone()),
+            (None, energy) => spec::Ranks::Energy(energy.unwrap_or(ENERGY)),
+        },
+        half: flow.leak == Some(config::Leak::Half),
+        finding: flow.decomposition.map(|decomposition| match decomposition {
+            config::Decomposition::Light => spec::Finding::Light { iterations },
+            config::Decomposition::Subspace => spec::Finding::Subspace { iterations },
+            config::Decomposition::Shared => spec::Finding::Shared,
+            config::Decomposition::Exact => spec::Finding::Exact,
+        }),
+        residuals: flow.residuals,
+        products: flow.products,
+        backward: match flow.backward {
+            config::Side::Accelerator => spec::Side::Accelerator,
+            config::Side::Enclave => spec::Side::Enclave,
+        },
+        piece: flow.micro_batch,
+        calibration: flow.calibration,
+        noise: flow.noise_share,
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Report {
     /// Processor time, as the operating system counts it.
     pub trusted_cpu_seconds_per_image: f64,
     pub untrusted_cpu_seconds_per_image: f64,
+    /// Share of this command's time in which the accelerator had a job, where it computes layer by layer; nothing elsewhere.
+    pub untrusted_busy: Option<f64>,
     pub bytes_out_per_image: f64,
     pub bytes_in_per_image: f64,
     /// Bytes of bodies that crossed to and from the accelerator; the boundary log has at least these.
@@ -61,6 +63,8 @@ impl Report {
             images_per_second: images as f64 / seconds.max(1e-9),
             trusted_cpu_seconds_per_image: per_image(summary.trusted_cpu_seconds),
             untrusted_cpu_seconds_per_image: per_image(summary.untrusted_cpu_seconds),
+            untrusted_busy: Some(summary.untrusted_busy_seconds / seconds.max(1e-9))
+                .filter(|busy| *busy > 0.0),
             bytes_out_per_image: per_image(summary.bytes_out as f64),
             bytes_in_per_image: per_image(summary.bytes_in as f64),
             bytes_out: summary.bytes_out,
@@ -100,7 +104,7 @@ impl Report {
         row("privacy", &self.privacy_text());
         row("accelerator", &self.traffic_text());
         row("processor time", &self.processor_text());
-        row("speed", &format!("{:.1} images/s", self.images_per_second));
+        row("speed", &self.speed_text());
         row("precision", &format!("{}, by {}", self.precision, self.instructions));
         row("trusted memory", &format!("{} at most", bytes(self.peak_trusted_bytes as f64)));
         list(&mut text, "not covered", &self.not_covered);
@@ -142,6 +146,11 @@ impl Report {
     fn traffic_text(&self) -> String {
         let [out, back] = [self.bytes_out_per_image, self.bytes_in_per_image].map(bytes);
         format!("{out} out and {back} back per image")
+    }
+
+    fn speed_text(&self) -> String {
+        let busy = self.untrusted_busy.map(|busy| format!(" · accelerator busy {}", percent(busy.min(1.0))));
+        format!("{:.1} images/s{}", self.images_per_second, busy.unwrap_or_default())
     }
 
     fn processor_text(&self) -> String {

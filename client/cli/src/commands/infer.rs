@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use tensor::Shape;
+use wire::layers::Format;
 use wire::owner::{Event, Request};
 
 use super::{must_exist, open, opened};
-use crate::config::{Config, Loaded, Model, Normalise};
+use crate::config::{self, Config, Loaded, Model, NamedRanks, Normalise, Ranks};
 use crate::run_dir::RunDir;
 use crate::session::{Session, unexpected};
 use crate::usage::Usage;
@@ -20,10 +21,10 @@ const MOST: usize = 64 << 20;
 /// Predict the classes of image files
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  asymflow infer runs/quickstart-1 cat.jpg dog.png\n  asymflow infer resnet18.onnx cat.jpg --resize 256 --json"
+    after_help = "Examples:\n  asymflow infer runs/quickstart-1 cat.jpg dog.png\n  asymflow infer resnet18.onnx cat.jpg --resize 256 --json\n  asymflow infer vgg16.onnx cat.jpg --flow asymml --energy 0.97 --allow plain-residuals"
 )]
 pub(super) struct Arguments {
-    /// A run directory, or an ONNX file, which runs on the trusted side alone
+    /// A run directory, or an ONNX file, which runs on the trusted side alone unless `--flow` says otherwise
     #[arg(value_name = "RUN_DIR|MODEL.onnx")]
     model: PathBuf,
     /// JPEG or PNG files
@@ -38,6 +39,25 @@ pub(super) struct Arguments {
     /// Standard deviations by channel of an ONNX model's inputs
     #[arg(long, value_delimiter = ',', requires = "mean")]
     std: Option<Vec<f32>>,
+    /// Where the layers of an ONNX model run [default: enclave]
+    #[arg(long, value_parser = ["enclave", "asymml"])]
+    flow: Option<String>,
+    /// With `--flow asymml`: part of the energy of each convolution's input that stays on the trusted side, measured on the
+    /// images themselves [default: 0.97]
+    #[arg(long, requires = "flow", conflicts_with = "ranks")]
+    energy: Option<f64>,
+    /// With `--flow asymml`: principal channels that stay, `authors` or one number for each split, with commas
+    #[arg(long, requires = "flow")]
+    ranks: Option<String>,
+    /// With `--flow asymml`: how residuals and products cross, `f32`, `bf16` or `int8` [default: f32]
+    #[arg(long, requires = "flow", value_parser = ["f32", "bf16", "int8"])]
+    residuals: Option<String>,
+    /// Unprotected kinds of messages to let through, by name
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    allow: Vec<String>,
+    /// With `--flow asymml`: `spawn:cpu`, `unix:PATH` or `tcp:HOST:PORT` [default: spawn:cpu]
+    #[arg(long, requires = "flow")]
+    accelerator: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -79,6 +99,9 @@ fn with_run(arguments: &Arguments) -> Result<Answer> {
     if arguments.mean.is_some() {
         bail!(Usage::new("--mean and --std are for ONNX files; a run keeps those it was trained with"));
     }
+    if arguments.flow.is_some() || !arguments.allow.is_empty() {
+        bail!(Usage::new("--flow and --allow are for ONNX files; a run keeps its flow and its permissions"));
+    }
     let run = RunDir::existing(&arguments.model)?;
     let loaded = run.config()?;
     let resize = match arguments.resize {
@@ -95,33 +118,71 @@ fn with_onnx(arguments: &Arguments) -> Result<Answer> {
     // What is said of training does not matter here.
     let (prepare::Model { graph, parameters }, _) = models::read_onnx(&arguments.model)?;
     let shape = image_shape(graph.input())?;
-    let mut loaded = Loaded::built(alone(arguments, shape[0]));
+    let mut loaded = Loaded::built(configured(arguments, shape[0])?);
     prepare::complete(&mut loaded, &graph)?;
     let folder = tempfile::tempdir().context("a temporary run directory")?;
     let run = RunDir::at(&folder.path().join("run"))?;
     run.make()?;
     let mut session = Session::start()?;
+    let config = &loaded.config;
+    let address = super::accelerator_address(&session, config)?;
     let request = Request::Create {
         version: wire::VERSION,
         directory: run.path().to_path_buf(),
-        key: run.key(&loaded.config),
-        spec: Box::new(prepare::run_spec(&loaded.config, graph, None)),
+        key: run.key(config),
+        spec: Box::new(prepare::run_spec(config, graph, address)),
     };
     session.send(&request, &[&wire::body::from_parameters(&parameters)])?;
     opened(&mut session)?;
-    predict(session, arguments, "enclave".into(), shape, arguments.resize, &[])
+    predict(session, arguments, config.flow.kind.clone(), shape, arguments.resize, &[])
 }
 
-/// A configuration for a model that runs on the trusted side alone; its data section is only there to be complete.
-fn alone(arguments: &Arguments, channels: usize) -> Config {
-    let mut config =
-        Config::new(Model { onnx: Some(arguments.model.clone()), ..Model::default() }, "enclave");
+/// A configuration for a model that is not trained; its data section is only there to be complete.
+fn configured(arguments: &Arguments, channels: usize) -> Result<Config> {
+    let flow = arguments.flow.as_deref().unwrap_or("enclave");
+    let mut config = Config::new(Model { onnx: Some(arguments.model.clone()), ..Model::default() }, flow);
     let published = prepare::published(if channels == 1 { "idx" } else { "imagefolder" }, channels);
     config.data.normalise = Some(match (&arguments.mean, &arguments.std) {
         (Some(mean), Some(std)) => Normalise { mean: mean.clone(), std: std.clone() },
         _ => published,
     });
-    config
+    config.train.epochs = NO_TRAINING;
+    config.train.batch_size = PIECE;
+    config.privacy.allow.clone_from(&arguments.allow);
+    if flow == "asymml" {
+        config.privacy.noise = Some(0.0);
+        config.flow.energy = arguments.energy;
+        config.flow.ranks = arguments.ranks.as_deref().map(ranks).transpose()?;
+        let format = match arguments.residuals.as_deref() {
+            Some("bf16") => Format::Bf16,
+            Some("int8") => Format::Int8,
+            _ => Format::F32,
+        };
+        config.flow.residuals = format;
+        // Products have no scale that holds for all of them before they are made.
+        config.flow.products = if format == Format::F32 { Format::F32 } else { Format::Bf16 };
+    }
+    if let Some(address) = &arguments.accelerator {
+        config.accelerator.address.clone_from(address);
+    }
+    config::check_untrained(&config).map_err(Usage::new)?;
+    Ok(config)
+}
+
+/// Nothing is learnt, so nothing that training would send has to be allowed.
+const NO_TRAINING: usize = 0;
+
+/// Images that are computed at once.
+const PIECE: usize = 8;
+
+fn ranks(text: &str) -> Result<Ranks> {
+    if text == "authors" {
+        return Ok(Ranks::Named(NamedRanks::Authors));
+    }
+    let numbers: Result<Vec<usize>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+    let numbers =
+        numbers.map_err(|_| Usage::new(format!("--ranks: `{text}` is neither `authors` nor numbers")))?;
+    Ok(Ranks::List(numbers))
 }
 
 fn predict(

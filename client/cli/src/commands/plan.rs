@@ -38,7 +38,14 @@ struct Output<'a> {
     peak_step: &'a str,
     recompute: bool,
     memory: Vec<Memory<'a>>,
+    energy_costs: Vec<EnergyCost>,
     releases: Vec<Release<'a>>,
+}
+
+#[derive(Serialize)]
+struct EnergyCost {
+    energy: f64,
+    cost: f64,
 }
 
 #[derive(Serialize)]
@@ -47,9 +54,12 @@ struct Layer<'a> {
     name: &'a str,
     op: &'a str,
     placement: &'a str,
+    method: Option<&'a str>,
     rank: Option<usize>,
     energy: Option<f64>,
     entropy: Option<f64>,
+    entropy_bound: Option<f64>,
+    cost: Option<f64>,
     trusted_macs: u64,
     untrusted_macs: u64,
     bytes_out: u64,
@@ -97,6 +107,11 @@ pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
         peak_step: &plan.peak_step,
         recompute: plan.recompute,
         memory: plan.memory.iter().map(|part| Memory { name: &part.name, bytes: part.bytes }).collect(),
+        energy_costs: plan
+            .energy_costs
+            .iter()
+            .map(|point| EnergyCost { energy: point.energy, cost: point.cost })
+            .collect(),
         releases: plan.releases.iter().map(release).collect(),
     };
     terminal::note(table(&flow, &model, &plan).trim_end());
@@ -149,9 +164,12 @@ fn layer(layer: &PlannedLayer) -> Layer<'_> {
         name: &layer.name,
         op: &layer.op,
         placement: &layer.placement,
+        method: layer.method.as_deref(),
         rank: layer.rank,
         energy: layer.energy,
         entropy: layer.entropy,
+        entropy_bound: layer.entropy_bound,
+        cost: layer.cost,
         trusted_macs: layer.trusted_macs,
         untrusted_macs: layer.untrusted_macs,
         bytes_out: layer.bytes_out,
@@ -179,9 +197,12 @@ fn table(flow: &str, model: &str, plan: &Plan) -> String {
         "layer",
         "op",
         "placement",
+        "method",
         "rank",
         "energy",
         "entropy",
+        "bound",
+        "cost",
         "trusted",
         "untrusted",
         "out",
@@ -194,15 +215,31 @@ fn table(flow: &str, model: &str, plan: &Plan) -> String {
     for row in &rows {
         let cells = row.iter().zip(&widths).enumerate();
         let padded =
-            cells.map(|(i, (cell, &w))| if i < 4 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
+            cells.map(|(i, (cell, &w))| if i < 5 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
         let _ = writeln!(text, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
     }
     let total = |of: fn(&PlannedLayer) -> u64| grouped(plan.layers.iter().map(of).sum());
     let (trusted, untrusted) = (total(|l| l.trusted_macs), total(|l| l.untrusted_macs));
     let _ = writeln!(text, "multiply-adds per image: trusted {trusted}, untrusted {untrusted}");
     let _ = writeln!(text, "trusted products: {}, by {}", plan.precision.name(), plan.instructions);
+    text.push_str(&chart(plan));
     text.push_str(&memory(plan));
     plan.releases.iter().for_each(|release| text.push_str(&release_line(release)));
+    text
+}
+
+/// Energy that stays against what it costs the trusted side, as bars; empty without figures.
+fn chart(plan: &Plan) -> String {
+    const WIDTH: f64 = 50.0;
+    if plan.energy_costs.is_empty() {
+        return String::new();
+    }
+    let mut text =
+        "energy that stays, and the estimated trusted time of convolutions (1.00: no splits)\n".to_owned();
+    for point in &plan.energy_costs {
+        let bar = "█".repeat((point.cost.clamp(0.0, 1.0) * WIDTH).round() as usize);
+        let _ = writeln!(text, "  {:>4.0} %  {bar} {:.2}", point.energy * 100.0, point.cost);
+    }
     text
 }
 
@@ -223,7 +260,7 @@ fn memory(plan: &Plan) -> String {
     text
 }
 
-fn cells(layer: &PlannedLayer) -> [String; 11] {
+fn cells(layer: &PlannedLayer) -> [String; 14] {
     let fraction = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.3}"));
     let count = |value: u64| if value == 0 { String::new() } else { grouped(value) };
     [
@@ -231,9 +268,12 @@ fn cells(layer: &PlannedLayer) -> [String; 11] {
         layer.name.clone(),
         layer.op.clone(),
         layer.placement.clone(),
+        layer.method.clone().unwrap_or_default(),
         layer.rank.map_or(String::new(), |rank| rank.to_string()),
         fraction(layer.energy),
         fraction(layer.entropy),
+        fraction(layer.entropy_bound),
+        fraction(layer.cost),
         count(layer.trusted_macs),
         count(layer.untrusted_macs),
         count(layer.bytes_out),

@@ -3,6 +3,7 @@ use engine::Precision;
 use ledger::Kind;
 use wire::spec::ReleaseShape;
 
+use super::Decomposition::{Exact, Light};
 use super::error::unknown_value;
 use super::{
     Accelerator, Clip, Config, Data, Flow, Labels, Privacy, Quantile, Release, Schedule, Train, Trusted,
@@ -10,10 +11,10 @@ use super::{
 };
 
 /// Flows that can be run.
-pub const FLOWS: [&str; 4] = ["plain", "enclave", "delta", "dp-input"];
+pub const FLOWS: [&str; 5] = ["plain", "enclave", "asymml", "delta", "dp-input"];
 
 /// Flows that are planned.
-const LATER_FLOWS: [&str; 2] = ["asymml", "slalom"];
+const LATER_FLOWS: [&str; 1] = ["slalom"];
 
 /// What is wrong with the value of one key.
 pub(super) struct Problem {
@@ -32,6 +33,17 @@ pub(super) fn check(config: &Config) -> Checked {
     check_train(&config.train)?;
     check_trusted(&config.trusted, &config.flow)?;
     check_accelerator(&config.accelerator)
+}
+
+/// What can be said of a configuration for a model that is not trained, and has no data.
+///
+/// # Errors
+/// A sentence that names the key.
+pub fn check_untrained(config: &Config) -> Result<(), String> {
+    check_split(&config.flow)
+        .and_then(|()| check_privacy(&config.privacy, &config.flow))
+        .and_then(|()| check_accelerator(&config.accelerator))
+        .map_err(|problem| format!("{}: {}", problem.key, problem.problem))
 }
 
 /// The shape a residual leaves in: `full`, `mean` or `pooled:P`.
@@ -120,6 +132,7 @@ fn check_flow(flow: &Flow, train: &Train) -> Checked {
     })?;
     one_of("flow.kind", &flow.kind, &FLOWS)?;
     positive("flow.rank", flow.rank)?;
+    check_split(flow)?;
     ensure((1..=100).contains(&flow.iterations), "flow.iterations", || "must be from 1 to 100".into())?;
     ensure(parse_shape(&flow.shape).is_some(), "flow.shape", || {
         format!("`{}` is not known; there are `full`, `mean` and `pooled:P`", flow.shape)
@@ -137,6 +150,20 @@ fn check_flow(flow: &Flow, train: &Train) -> Checked {
     ensure(flow.stage1_epochs.unwrap_or(0) < train.epochs.max(1), "flow.stage1_epochs", || {
         format!("must be below train.epochs ({}): the rest trains both parts", train.epochs)
     })
+}
+
+fn check_split(flow: &Flow) -> Checked {
+    let known = flow.kind != "delta" || matches!(flow.decomposition, None | Some(Light | Exact));
+    ensure(known, "flow.decomposition", || "`delta` has `light` and `exact`".into())?;
+    let energy = flow.energy.unwrap_or(1.0);
+    ensure(energy > 0.0 && energy <= 1.0, "flow.energy", || {
+        format!("{energy} is not above 0 and at most 1")
+    })?;
+    ensure(flow.energy.is_none() || flow.ranks.is_none(), "flow.ranks", || {
+        "give `energy` or `ranks`, not both".into()
+    })?;
+    positive("flow.micro_batch", flow.micro_batch.unwrap_or(1))?;
+    positive("flow.calibration", flow.calibration)
 }
 
 fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
@@ -167,8 +194,8 @@ fn check_privacy(privacy: &Privacy, flow: &Flow) -> Checked {
                     .into()
             })
         }
-        ("delta", None, None) => ensure(false, "privacy", || {
-            "`delta` releases messages: state `epsilon = …`, or `noise = 0.0` for no protection".into()
+        (flow @ ("delta" | "asymml"), None, None) => ensure(false, "privacy", || {
+            format!("`{flow}` releases messages: state `epsilon = …`, or `noise = 0.0` for no protection")
         }),
         _ => Ok(()),
     }

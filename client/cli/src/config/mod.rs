@@ -10,11 +10,11 @@ mod size;
 
 use std::path::{Path, PathBuf};
 
-pub use check::{FLOWS, parse_augment, parse_shape};
+pub use check::{FLOWS, check_untrained, parse_augment, parse_shape};
 pub use error::{ConfigError, ConfigFault};
 pub use sections::{
-    Accelerator, Clip, Config, Data, Decomposition, Flow, Labels, Model, Norm, Normalise, OnFailure,
-    Optimiser, Privacy, Quantile, Release, Schedule, Train, Trusted,
+    Accelerator, Clip, Config, Data, Decomposition, Flow, Labels, Leak, Model, NamedRanks, Norm, Normalise,
+    OnFailure, Optimiser, Privacy, Quantile, Ranks, Release, Schedule, Side, Train, Trusted,
 };
 pub use size::parse_size;
 

@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 
 use engine::Precision;
 use serde::{Deserialize, Serialize};
+use wire::layers::Format;
+use wire::spec::NoiseShare;
 
 /// A whole RUN.toml. `None` stands for a default that depends on something else and is filled in when the run starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,9 +86,31 @@ pub struct Flow {
     /// Principal channels kept by the trusted side.
     #[serde(default = "rank")]
     pub rank: usize,
+    /// Default: `light` with `delta`, with `asymml` for each layer the cheapest.
+    pub decomposition: Option<Decomposition>,
+    /// `asymml`: part of the energy of each layer's input that stays; 0.97 if neither this nor `ranks` is given.
+    pub energy: Option<f64>,
+    /// `asymml`: principal channels that stay, by hand.
+    pub ranks: Option<Ranks>,
+    /// `asymml`: `half` keeps half of the principal channels.
+    pub leak: Option<Leak>,
+    /// `asymml`: how residuals cross, and how products and gradients do.
     #[serde(default)]
-    pub decomposition: Decomposition,
-    /// Alternations per channel of the light decomposition.
+    pub residuals: Format,
+    #[serde(default)]
+    pub products: Format,
+    /// `asymml`: who computes the gradients of convolutions.
+    #[serde(default)]
+    pub backward: Side,
+    /// `asymml`: records in a piece of a batch; default: a quarter of it.
+    pub micro_batch: Option<usize>,
+    /// `asymml` with noise: how it is shared out among layers, `equal` or `least-error`.
+    #[serde(default)]
+    pub noise_share: NoiseShare,
+    /// `asymml`: records that ranks and bases are found on.
+    #[serde(default = "calibration")]
+    pub calibration: usize,
+    /// Alternations per channel of the light decomposition, or of the subspace.
     #[serde(default = "iterations")]
     pub iterations: usize,
     /// Default: the largest even divisor of both sides of the split map, up to 16.
@@ -110,12 +134,47 @@ pub struct Flow {
 }
 
 /// How principal channels are found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decomposition {
-    #[default]
     Light,
+    Subspace,
+    Shared,
     Exact,
+}
+
+/// Ranks given by hand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"authors\", or one number for each split, such as [4, 16, 16, 32]")]
+pub enum Ranks {
+    Named(NamedRanks),
+    /// One for each value that convolutions read, in the model's order, but for the images; 0: no split.
+    List(Vec<usize>),
+}
+
+/// Ranks by a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamedRanks {
+    /// Those of the authors' code.
+    Authors,
+}
+
+/// How much more leaves than the ranks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Leak {
+    /// Half of the principal channels (Asym2).
+    Half,
+}
+
+/// Where gradients of convolutions are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    #[default]
+    Accelerator,
+    Enclave,
 }
 
 /// `[privacy]`.
@@ -296,7 +355,16 @@ impl Flow {
             kind: kind.to_owned(),
             preset: None,
             rank: rank(),
-            decomposition: Decomposition::default(),
+            decomposition: None,
+            energy: None,
+            ranks: None,
+            leak: None,
+            residuals: Format::default(),
+            products: Format::default(),
+            backward: Side::default(),
+            micro_batch: None,
+            noise_share: NoiseShare::default(),
+            calibration: calibration(),
             iterations: iterations(),
             dct_block: None,
             dct_keep: None,
@@ -315,7 +383,7 @@ impl Flow {
 
     /// Whether records leave as released messages.
     pub fn releases(&self) -> bool {
-        matches!(self.kind.as_str(), "delta" | "dp-input")
+        matches!(self.kind.as_str(), "asymml" | "delta" | "dp-input")
     }
 }
 
@@ -382,6 +450,10 @@ impl Default for Accelerator {
 
 fn rank() -> usize {
     8
+}
+
+fn calibration() -> usize {
+    32
 }
 
 fn iterations() -> usize {

@@ -132,10 +132,10 @@ fn norms_by_name() {
 
 #[test]
 fn flows_and_architectures_by_name() {
-    let asymml = parse(&SMALL.replace("enclave", "asymml")).unwrap_err();
+    let later = parse(&SMALL.replace("enclave", "slalom")).unwrap_err();
     assert_eq!(
-        asymml,
-        "RUN.toml:6: flow.kind: `asymml` is not available yet; there are plain, enclave, delta, dp-input"
+        later,
+        "RUN.toml:6: flow.kind: `slalom` is not available yet; there are plain, enclave, asymml, delta, dp-input"
     );
     assert!(parse(&SMALL.replace("enclave", "detla")).unwrap_err().ends_with("did you mean `delta`?"));
     assert!(parse(&SMALL.replace("cnn-small", "resnet81")).unwrap_err().contains("did you mean `resnet18`?"));

@@ -73,7 +73,7 @@ impl Contender {
         let first = config.flow.stage1_epochs.filter(|_| config.flow.kind == "delta").unwrap_or(0);
         let epochs: Vec<usize> = [first, all - first].into_iter().filter(|&epochs| epochs > 0).collect();
         let releases = match (config.flow.kind.as_str(), config.privacy.release) {
-            ("enclave", _) => 0,
+            ("enclave" | "asymml", _) => 0,
             ("delta" | "dp-input", Release::PerStep) => all - first,
             ("delta" | "dp-input", Release::Once) => config.privacy.views as usize,
             _ => 1,
@@ -208,7 +208,7 @@ impl Contender {
             match session.receive()?.0 {
                 Event::Evaluated(summary) => break summary,
                 Event::Connected { trusted_cpu_seconds } => connected = Some(trusted_cpu_seconds),
-                Event::Released { .. } => {}
+                Event::Released { .. } | Event::Spent { .. } => {}
                 Event::Note { text } => note(&format!("{}: {text}", self.flow())),
                 other => return Err(unexpected("`evaluated`", &other).into()),
             }
