@@ -73,7 +73,7 @@ fn a_clock_that_runs_backwards_changes_nothing() {
         train(&mut steady, &spec).unwrap();
         let jumping = |_: &Job, replies: &mut Vec<(Reply, Vec<u8>)>| {
             for (reply, _) in replies {
-                if let Reply::Done { cpu_seconds } = reply {
+                if let Reply::Done { cpu_seconds, .. } = reply {
                     *cpu_seconds = (TICKS.fetch_add(7919, Ordering::Relaxed) % 10_007) as f64;
                 }
             }

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use asymflow_attacks::{Sent, train};
-use asymflow_flows::{MemoryHost, two_views, with_epsilon};
+use asymflow_flows::{MemoryHost, asymml_noised, two_views, with_epsilon};
 use kernels::Op;
 use kernels::activation::{LeakyRelu, Relu};
 use kernels::batch_norm::BatchNorm2d;
@@ -127,4 +127,55 @@ fn another_backbone_with_the_same_weights_is_another_function() {
     assert_eq!(released(&with(graph(norm(), Relu))).0, mechanisms);
     assert_apart(&base, &with(graph(norm(), LeakyRelu { slope: 0.5 })), "activation");
     assert_apart(&base, &with(graph(BatchNorm2d { eps: 0.1, ..norm() }, Relu)), "constant of a norm");
+}
+
+/// In the `asymml` flow the transcript stands for the function: it begins with all that residuals depend on beside the record.
+#[test]
+fn another_run_of_layers_has_other_noise() {
+    let paid = |spec: &RunSpec| -> BTreeSet<(MechanismId, Option<ledger::Digest>)> {
+        let mut host = MemoryHost::default();
+        train(&mut host, spec).unwrap();
+        let ledger = host.disk().ledger;
+        let entries = entries(&ledger).map(Result::unwrap);
+        entries.map(|entry| (entry.mechanism, entry.transcript)).collect()
+    };
+    let base = asymml_noised(1, 8.0);
+    let releases = paid(&base);
+    assert!(releases.len() > 4 && releases.iter().all(|(_, transcript)| transcript.is_some()));
+    assert_eq!(paid(&base), releases, "the same run is the same");
+    let changes: [fn(&mut RunSpec); 5] = [
+        |spec| spec.train.seed += 1,
+        |spec| spec.train.augment.crop = 1,
+        |spec| spec.train.mean[0] = 0.25,
+        |spec| spec.threads = 2,
+        |spec| {
+            if let Flow::Asymml(asymml) = &mut spec.flow {
+                asymml.calibration -= 1;
+            }
+        },
+    ];
+    for (i, change) in changes.into_iter().enumerate() {
+        let mut other = base.clone();
+        change(&mut other);
+        assert!(releases.is_disjoint(&paid(&other)), "another setting ({i}) has the same noise");
+    }
+}
+
+/// Evaluation begins otherwise than training, though the weights are the same.
+#[test]
+fn evaluation_and_training_do_not_share_noise() {
+    let spec = asymml_noised(1, 8.0);
+    let mut host = MemoryHost::default();
+    let initial = model::Parameters::init(&spec.graph, spec.train.seed);
+    let mut run = runtime::Run::create(&mut host, spec.clone(), initial).unwrap();
+    let body = asymflow_flows::records(16, 1);
+    run.add_records(wire::accelerator::RecordSet::Test, 16, &body).unwrap();
+    run.evaluate(&mut host).unwrap();
+    let of_evaluation: BTreeSet<_> =
+        entries(&host.disk().ledger).map(|entry| entry.unwrap().transcript).collect();
+    let mut host = MemoryHost::default();
+    train(&mut host, &spec).unwrap();
+    let ledger = host.disk().ledger;
+    let mut of_training = entries(&ledger).map(|entry| entry.unwrap().transcript);
+    assert!(of_training.all(|transcript| !of_evaluation.contains(&transcript)));
 }

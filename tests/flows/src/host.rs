@@ -271,7 +271,7 @@ impl Transport for DeviceTransport {
         let last = match job {
             Job::Hello { .. } => Reply::Ready { version: wire::VERSION, device: "memory".into() },
             job => match self.device.run(job, &body, &mut answer) {
-                Ok(()) => Reply::Done { cpu_seconds: 0.0 },
+                Ok(()) => Reply::Done { cpu_seconds: 0.0, busy_seconds: 0.0 },
                 Err(DeviceError::Wire(error)) => return Err(error),
                 Err(error) => Reply::Failed { why: error.to_string() },
             },
@@ -309,6 +309,7 @@ fn corrupt(fault: Fault, reply: &mut Reply, bytes: &mut Vec<u8>) -> Result<(), W
         (Fault::Infinite, _) => number(bytes, f32::NEG_INFINITY),
         (Fault::Shape, _) => bytes.truncate(bytes.len().saturating_sub(4)),
         (Fault::WrongStep, Reply::Logits { step, .. }) => *step += 1,
+        (Fault::WrongStep, Reply::Products { slot, .. } | Reply::InputGradients { slot, .. }) => *slot += 1,
         (Fault::WrongStep, _) => {}
         (Fault::WrongKind, _) => *reply = Reply::Ready { version: wire::VERSION, device: "other".into() },
         (Fault::Fail, _) => *reply = Reply::Failed { why: "out of memory".into() },

@@ -5,6 +5,7 @@ mod specs;
 
 pub use host::{Disk, Fault, Liar, Line, Links, MemoryHost};
 pub use specs::{
-    bf16, delta, dp_input, enclave, everything, normed, per_step, plain, quantile_clip, randomised_labels,
-    records, small_graph, spec, two_views, with_epsilon, withheld_labels, without_noise,
+    asymml, asymml_noised, asymml_with, bf16, delta, dp_input, enclave, everything, normed, per_step, plain,
+    quantile_clip, randomised_labels, records, small_graph, spec, two_views, with_epsilon, withheld_labels,
+    without_noise,
 };

@@ -3,9 +3,10 @@ use engine::{Augment, Decay, OptimiserConfig, Schedule};
 use model::{Graph, Norm, Parameters, zoo};
 use tensor::Shape;
 use wire::RunSpec;
+use wire::layers::Format;
 use wire::spec::{
-    Accelerator, Address, Clip, Decomposition, Delta, Flow, Labels, OnFailure, Privacy, Protection, Release,
-    ReleaseShape, Train,
+    Accelerator, Address, Asymml, Clip, Decomposition, Delta, Finding, Flow, Labels, NoiseShare, OnFailure,
+    Privacy, Protection, Ranks, Release, ReleaseShape, Side, Train,
 };
 
 /// `cnn-small` on 16×16 colour images with 10 classes.
@@ -71,6 +72,44 @@ pub fn normed(mut spec: RunSpec, norm: Norm) -> RunSpec {
 pub fn plain(epochs: usize) -> RunSpec {
     let mut spec = spec(Flow::Plain, epochs);
     spec.privacy.allow = vec!["inputs".into(), "labels".into()];
+    spec
+}
+
+/// AsymML with ranks for all four convolutions but the first, without noise, and with what that needs allowed by name.
+pub fn asymml(epochs: usize) -> RunSpec {
+    let flow = Flow::Asymml(Asymml {
+        ranks: Ranks::Energy(0.9),
+        half: false,
+        finding: Some(Finding::Shared),
+        residuals: Format::F32,
+        products: Format::F32,
+        backward: Side::Accelerator,
+        piece: Some(5),
+        calibration: 16,
+        noise: NoiseShare::Equal,
+    });
+    let mut spec = spec(flow, epochs);
+    spec.privacy.protection = Protection::NoNoise;
+    spec.privacy.allow =
+        ["plain-residuals", "output-gradients", "weight-updates"].map(str::to_owned).to_vec();
+    spec
+}
+
+/// [`asymml`] with another choice of something.
+pub fn asymml_with(epochs: usize, change: impl FnOnce(&mut Asymml)) -> RunSpec {
+    let mut spec = asymml(epochs);
+    if let Flow::Asymml(asymml) = &mut spec.flow {
+        change(asymml);
+    }
+    spec
+}
+
+/// [`asymml`] with noise on residuals.
+pub fn asymml_noised(epochs: usize, epsilon: f64) -> RunSpec {
+    let mut spec = asymml(epochs);
+    spec.privacy.protection = Protection::Epsilon(epsilon);
+    spec.privacy.clip = Clip::Norm(0.05);
+    spec.privacy.allow = ["output-gradients", "weight-updates"].map(str::to_owned).to_vec();
     spec
 }
 

@@ -68,9 +68,9 @@ fn everything_received_is_released_public_or_allowed() {
             Job::Restore { .. } | Job::Answer { .. } | Job::Forward { .. } | Job::Backward => {
                 panic!("{job:?} does not belong to this run")
             }
-            Job::Hello { .. } | Job::Train { .. } | Job::Predict { .. } | Job::Snapshot | Job::Finish => {
-                assert!(body.is_empty(), "{job:?} carries a body");
-            }
+            Job::Share { .. } | Job::Outsource(_) => panic!("{job:?} does not belong to this run"),
+            job if job.is_of_layers() => panic!("{job:?} does not belong to this run"),
+            _ => assert!(body.is_empty(), "{job:?} carries a body"),
         }
     }
     assert_eq!((messages, labels), (TRAIN + TEST, TRAIN));

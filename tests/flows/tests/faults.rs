@@ -1,7 +1,7 @@
 //! An accelerator that dies, hangs or lies: an error with its name, or degraded mode; never a wrong result.
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
-use asymflow_flows::{Fault, MemoryHost, plain, records, with_epsilon};
+use asymflow_flows::{Fault, MemoryHost, asymml, asymml_noised, plain, records, with_epsilon};
 use model::Parameters;
 use runtime::{AcceleratorError, Outcome, Run, RunError};
 use wire::RunSpec;
@@ -126,4 +126,38 @@ fn inference_without_an_accelerator_is_degraded_and_says_so() {
     // Training spent that much; this image did not leave.
     assert!(degraded.epsilon.is_some_and(|e| (7.99..=8.01).contains(&e)));
     assert_ne!(degraded.logits, whole.logits);
+}
+
+/// Wherever in a step an accelerator that computes layers fails, the run ends with the fault's name, and goes on from its
+/// last checkpoint to the same weights.
+#[test]
+fn every_fault_of_a_layer_has_its_name_and_the_run_can_go_on() {
+    for spec in [asymml(2), asymml_noised(2, 8.0)] {
+        let mut host = MemoryHost::default();
+        let mut whole = start(&mut host, spec.clone());
+        whole.train(&mut host).unwrap();
+        let weights =
+            |run: &Run| run.model_parts().unwrap().into_iter().map(|(_, _, p)| p).collect::<Vec<_>>();
+        for fault in FAULTS {
+            // Ready and outsourced come first; then products, gradients and weights of the second epoch.
+            for after in [2, 3, 40, 150] {
+                let mut host = MemoryHost { fault: Some((fault, after)), ..MemoryHost::default() };
+                let mut run = start(&mut host, spec.clone());
+                match run.train(&mut host) {
+                    Err(RunError::Accelerator(error)) => {
+                        let slot =
+                            fault == Fault::WrongStep && matches!(error, AcceleratorError::Unexpected { .. });
+                        assert!(slot || expected(fault, &error), "{fault:?} after {after}: {error:?}");
+                    }
+                    other => panic!("{fault:?} after {after}: {:?}", other.map(|_| ())),
+                }
+                let mut host = MemoryHost::on(host.disk());
+                let mut run = Run::open(&mut host, spec.accelerator.clone()).unwrap();
+                run.add_records(RecordSet::Train, TRAIN, &records(TRAIN, 1)).unwrap();
+                run.add_records(RecordSet::Test, TEST, &records(TEST, 2)).unwrap();
+                assert_eq!(run.train(&mut host).unwrap(), Outcome::Finished);
+                assert!(weights(&run) == weights(&whole), "{fault:?} after {after}: other weights");
+            }
+        }
+    }
 }

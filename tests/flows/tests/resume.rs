@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
 use asymflow_flows::{
-    Disk, MemoryHost, bf16, dp_input, enclave, everything, normed, per_step, plain, quantile_clip,
-    randomised_labels, records, two_views, with_epsilon, withheld_labels, without_noise,
+    Disk, MemoryHost, asymml, asymml_noised, asymml_with, bf16, dp_input, enclave, everything, normed,
+    per_step, plain, quantile_clip, randomised_labels, records, two_views, with_epsilon, withheld_labels,
+    without_noise,
 };
 use model::{Norm, Parameters};
 use runtime::{Outcome, Run, RunError};
 use wire::RunSpec;
 use wire::accelerator::RecordSet;
+use wire::spec::Side;
 
 const TRAIN: usize = 48;
 const TEST: usize = 16;
@@ -55,10 +57,12 @@ fn stopped_at_every_step() {
     let mut fresh = dp_input(3, 8.0);
     fresh.privacy.release = wire::spec::Release::PerStep;
     let noised = [dp_input(3, 8.0), fresh];
-    let norms = [normed(enclave(3), Norm::Group), normed(plain(3), Norm::Frozen)];
-    for spec in
-        public.into_iter().chain(policies).chain([everything(3)]).chain(rounded).chain(noised).chain(norms)
-    {
+    let layered =
+        [asymml(3), asymml_with(3, |asymml| asymml.backward = Side::Enclave), asymml_noised(3, 8.0)];
+    let norms =
+        [normed(enclave(3), Norm::Group), normed(plain(3), Norm::Frozen), normed(asymml(3), Norm::Frozen)];
+    let released = noised.into_iter().chain(layered).chain(norms);
+    for spec in public.into_iter().chain(policies).chain([everything(3)]).chain(rounded).chain(released) {
         let (whole_host, whole) = uninterrupted(&spec);
         for stop in 0..STEPS {
             let mut host = MemoryHost { stop_after: Some(stop), ..MemoryHost::default() };

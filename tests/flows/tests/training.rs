@@ -1,11 +1,14 @@
 //! Every flow trains; what leaves, and what comes back.
 #![allow(clippy::unwrap_used)] // a test that fails says why
 
-use asymflow_flows::{MemoryHost, bf16, enclave, normed, plain, records, with_epsilon, without_noise};
+use asymflow_flows::{
+    MemoryHost, asymml, asymml_with, bf16, enclave, normed, plain, records, with_epsilon, without_noise,
+};
 use model::{Norm, Parameters};
 use runtime::{Outcome, Run, RunError};
 use wire::RunSpec;
 use wire::accelerator::RecordSet;
+use wire::spec::{Finding, Side};
 
 const TRAIN: usize = 320;
 const TEST: usize = 40;
@@ -27,6 +30,34 @@ fn plain_and_enclave_agree_bit_for_bit() {
     assert_eq!(a.losses().len(), 2 * TRAIN.div_ceil(16));
     let bits = |host: &MemoryHost| host.losses().iter().map(|l| l.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&a), bits(&b));
+}
+
+/// The first epoch's losses of the split model are those of the whole one, to rounding; later both drift apart as any two
+/// orders of sums do.
+#[test]
+fn asymml_trains_like_enclave() {
+    let steps = TRAIN.div_ceil(16);
+    let losses = |spec: RunSpec| {
+        let mut host = MemoryHost::default();
+        run(&mut host, spec);
+        host.losses()[..steps].to_vec()
+    };
+    let expected = losses(enclave(1));
+    let all = [
+        Some(Finding::Shared),
+        Some(Finding::Light { iterations: 2 }),
+        Some(Finding::Subspace { iterations: 1 }),
+        None,
+    ];
+    for finding in all {
+        for backward in [Side::Accelerator, Side::Enclave] {
+            let found =
+                losses(asymml_with(1, |asymml| (asymml.finding, asymml.backward) = (finding, backward)));
+            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs() / b).fold(0.0, f32::max);
+            println!("{finding:?} {backward:?}: {worst:e}");
+            assert!(worst < 1e-3, "{finding:?} {backward:?}: {worst}");
+        }
+    }
 }
 
 /// With every norm, and the three differ.
@@ -69,7 +100,7 @@ fn frozen_statistics_stay_as_they_were() {
 
 #[test]
 fn every_flow_learns() {
-    for spec in [enclave(6), without_noise(6), with_epsilon(6)] {
+    for spec in [enclave(6), asymml(6), without_noise(6), with_epsilon(6)] {
         let mut host = MemoryHost::default();
         let name = spec.flow.name();
         let run = run(&mut host, spec);

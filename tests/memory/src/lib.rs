@@ -119,7 +119,7 @@ impl Zeros {
     const REPLIES: usize = 256;
 
     fn done(&mut self) {
-        self.replies.push_back((Reply::Done { cpu_seconds: 0.0 }, 0));
+        self.replies.push_back((Reply::Done { cpu_seconds: 0.0, busy_seconds: 0.0 }, 0));
     }
 
     fn logits(&mut self, step: usize, count: usize) {
