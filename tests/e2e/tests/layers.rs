@@ -77,6 +77,9 @@ fn what_is_not_allowed_is_refused_and_named() {
     for kind in ["plain-residuals", "output-gradients", "weight-updates"] {
         assert!(refused.stderr.contains(kind), "{}", refused.stderr);
     }
+    let profiled = sandbox.run(&["train", "run.toml", "--profile"]);
+    assert_eq!(profiled.status.code(), Some(2));
+    assert!(profiled.stderr.contains("--profile cannot name split convolutions"), "{}", profiled.stderr);
     sandbox.write("run.toml", TINY);
     assert!(sandbox.run(&["train", "run.toml"]).stderr.contains("state `epsilon = …`, or `noise = 0.0`"));
 }

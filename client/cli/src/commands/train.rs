@@ -43,6 +43,10 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let loaded = Loaded::read(&arguments.config)?;
+    if arguments.profile.is_some() && loaded.config.flow.kind == "asymml" {
+        let text = "--profile cannot name split convolutions yet; profile the flow `enclave` with this model, or leave it out";
+        bail!(Usage::new(text));
+    }
     let run = run_directory(arguments)?;
     let held_run = run.holds_run();
     let mut profiler = profiler(arguments, &run);
