@@ -4,9 +4,10 @@ use std::collections::{HashMap, VecDeque};
 
 use engine::{Elsewhere, Learner, OptimiserConfig, Pass, Rewritten};
 use kernels::compact::Format;
-use kernels::{Backward, Forward, GradInput, Mode, Operator, Saved, SavedMut, Threads};
+use kernels::relu_max_pool::ReluMaxPool;
+use kernels::{Backward, Forward, Fused, GradInput, Mode, Op, Operator, Saved, SavedMut, Threads};
 use mechanism::Permissions;
-use model::{Graph, Parameters, zoo};
+use model::{Graph, Parameters, ValueId, zoo};
 use split::Finding;
 use tensor::compare::worst_relative;
 use tensor::{Shape, Tensor, View};
@@ -242,7 +243,9 @@ impl Case<'_> {
         layered.layers.check().unwrap();
         layered.layers.add_weight_gradients(layered.learner.gradients_mut()).unwrap();
         let (found, expected) = (layered.learner.grad_input(records), whole.grad_input(records));
-        let input = worst_relative(found.unwrap(), expected.unwrap());
+        let (found, expected) = (found.unwrap(), expected.unwrap());
+        assert!(expected.iter().any(|g| g.abs() > 1e-20), "no gradient reaches the images");
+        let input = worst_relative(found, expected);
         let gradients = |learner: &mut Learner| learner.gradients_mut().to_vec();
         let (found, expected) = (gradients(&mut layered.learner), gradients(&mut whole));
         let most = expected.iter().map(largest).fold(0.0, f32::max);
@@ -282,25 +285,62 @@ fn random(len: usize, seed: u64) -> Vec<f32> {
 
 const PLAIN_SGD: OptimiserConfig = OptimiserConfig::Sgd { momentum: 0.0, weight_decay: 0.0, nesterov: false };
 
-/// A graph that is watched behind every activation.
+/// A graph that is watched behind every activation, and before every max pooling.
 fn watched(graph: &Graph) -> Graph {
-    let activation = |n: usize| graph.nodes()[n].op.operator().name().contains("relu").then_some(WATCHED);
-    tapped(graph, activation).unwrap()
+    let watch = |n: usize| {
+        let pool = graph.consumers(ValueId(n + 1)).find_map(|next| pool(&graph.nodes()[next].op));
+        let activation = || graph.nodes()[n].op.operator().name().contains("relu").then_some(WATCHED);
+        pool.map(|pool| WATCHED + 1 + pool).or_else(activation)
+    };
+    tapped(graph, watch).unwrap()
 }
 
-/// Beyond all places of a split model.
-const WATCHED: usize = usize::MAX;
+/// Beyond all places of a split model: behind activations; then, before poolings, with what is pooled.
+const WATCHED: usize = 1 << 32;
 
-/// Notes which activations are above zero.
+/// Side, step and padding of a max pooling's windows, as one number.
+fn pool(op: &Op) -> Option<usize> {
+    let pool = match op {
+        Op::MaxPool2d(pool) | Op::Fused(Fused::ReluMaxPool(ReluMaxPool(pool))) => pool,
+        _ => return None,
+    };
+    Some((pool.kernel[0] * 16 + pool.stride[0]) * 16 + pool.padding[0])
+}
+
+/// Notes which activations are above zero, and which element of each window is the largest.
 struct Watch<'a> {
     places: &'a mut dyn Elsewhere,
-    signs: Vec<bool>,
+    signs: Vec<u8>,
+}
+
+impl Watch<'_> {
+    fn note_windows(&mut self, x: View<'_>, windows: usize) {
+        let (side, step, padding) = (windows / 256, windows / 16 % 16, windows % 16);
+        let &[_, _, h, w] = x.shape.dims() else { panic!("images are pooled") };
+        for plane in x.data.chunks_exact(h * w) {
+            for top in (0..=h + 2 * padding - side).step_by(step) {
+                for left in (0..=w + 2 * padding - side).step_by(step) {
+                    // Where nothing is above zero, an activation before the pooling lets no gradient through.
+                    let (mut most, mut at) = (0.0, 0);
+                    for i in 0..side * side {
+                        let (y, x) =
+                            ((top + i / side).wrapping_sub(padding), (left + i % side).wrapping_sub(padding));
+                        if y < h && x < w && plane[y * w + x] > most {
+                            (most, at) = (plane[y * w + x], 1 + i);
+                        }
+                    }
+                    self.signs.push(at as u8);
+                }
+            }
+        }
+    }
 }
 
 impl Elsewhere for Watch<'_> {
     fn forward(&mut self, place: usize, pass: Forward<'_>) {
         match place {
-            WATCHED => self.signs.extend(pass.inputs[0].data.iter().map(|x| *x > 0.0)),
+            WATCHED => self.signs.extend(pass.inputs[0].data.iter().map(|x| u8::from(*x > 0.0))),
+            place if place > WATCHED => self.note_windows(pass.inputs[0], place - WATCHED - 1),
             place => self.places.forward(place, pass),
         }
     }
@@ -320,7 +360,7 @@ fn whole_zoo() -> Vec<Graph> {
         let classic = name.starts_with("vgg") && !small;
         let narrow = zoo::Options { pool: Some(1), hidden: Some(64), ..zoo::Options::default() };
         let options = if classic { narrow } else { zoo::Options::default() };
-        let side = if small { 32 } else { 64 };
+        let side = if small || classic { 32 } else { 64 };
         zoo::build_with(name, [3, side, side].into(), 5, options).unwrap_or_else(|e| panic!("{name}: {e}"))
     };
     zoo::ARCHITECTURES.iter().map(build).collect()
@@ -330,7 +370,7 @@ fn whole_zoo() -> Vec<Graph> {
 fn compare(case: impl Fn(u64) -> (f32, Option<[f32; 2]>), about: &str, wanted: usize) -> [f32; 3] {
     let mut worst = [0.0f32; 3];
     let mut compared = 0;
-    for seed in 0..4 * wanted as u64 {
+    for seed in 0..16 * wanted as u64 {
         let (logits, gradients) = case(10 * seed);
         worst[0] = worst[0].max(logits);
         if let Some([input, weights]) = gradients {
@@ -382,7 +422,9 @@ fn exactness_on_every_model_of_the_zoo() {
             let parameters = Parameters::init(&graph, i as u64);
             let case = Case { graph: &graph, parameters, finding, settings, threads: 2 };
             let about = format!("{} {finding:?}", graph.name());
-            compare(|seed| case.training_errors(2 + seed as usize % 3, seed), &about, 2);
+            // Many activations, of which one is soon on the other side of zero: few records, unless a norm needs more.
+            let few = if model::norm::couples_records(&graph) { 4 } else { 1 };
+            compare(|seed| case.training_errors(few + seed as usize / 10 % 2, seed), &about, 1);
             let error = case.inference_error(2);
             println!("{about}: inference {error:.1e}");
             assert!(error < BOUND, "{about}: inference {error}");
